@@ -1,0 +1,115 @@
+"""Takes a request in: stored as new work, or joined to the work that it repeats.
+
+The rules are those of COMPAT section 3, 'Duplicate work'.
+"""
+
+import hashlib
+from uuid import UUID
+
+from starlette.requests import Request
+
+from api.intake import Intake
+from api.services import Services, Ticket
+from api.waiting import Sink
+from carpool.errors import IdempotencyMismatch, InvalidRequest
+from carpool.ids import new_id
+from carpool.notices import Waiting
+from carpool.states import ENDPOINTS, Endpoint
+from db.delivery import attach, take_over
+from db.idempotency import submit_once
+from db.keys import Identity
+from db.results import result_of
+from db.submit import Submission
+
+SHARES = 10_000
+MAX_KEY_LENGTH = 255
+
+
+async def admit(
+    services: Services, request: Request, identity: Identity, intake: Intake, *, waits: bool
+) -> Ticket:
+    """Store a request durably, or find the one that it repeats.
+
+    ``waits`` says that the connection waits for the answer. Raises NotFound for an unknown model,
+    IdempotencyMismatch for a reused key, Unavailable where Postgres is away.
+    """
+    backends = await services.catalog.backends(intake.model)
+    key = request.headers.get("idempotency-key")
+    if key is None and _retries(request) > 0:
+        found = await take_over(
+            services.database,
+            team_id=identity.team_id,
+            fingerprint=intake.fingerprint,
+            incarnation=services.incarnation,
+        )
+        if found is not None:
+            return Ticket(request=found[0], connection=found[1], joined=True)
+    submission = _submission(services, identity, intake, waits=waits)
+    if key is not None:
+        first = await submit_once(
+            services.database, submission, _idempotency_key(intake.endpoint, key)
+        )
+        if first.fingerprint != intake.fingerprint:
+            raise IdempotencyMismatch(
+                "The Idempotency-Key was used before with another body.", param="Idempotency-Key"
+            )
+        if first.request != submission.id:
+            return Ticket(request=first.request, connection=new_id(), joined=True)
+    else:
+        await services.submissions.put(submission)
+    for backend in backends:
+        services.doorbell.ring(
+            backend, Waiting(intake.model, intake.service_class, identity.team_id)
+        )
+    return Ticket(request=submission.id, connection=submission.id, joined=False)
+
+
+async def join(services: Services, ticket: Ticket, sink: Sink) -> None:
+    """Let a sink wait for a request that may have run, or ended, before."""
+    services.waiting.add(sink)
+    if ticket.joined and not await attach(
+        services.database, ticket.request, services.incarnation
+    ):
+        result = await result_of(services.database, ticket.request)
+        if result is not None:
+            sink.stored(result)
+
+
+def _submission(
+    services: Services, identity: Identity, intake: Intake, *, waits: bool
+) -> Submission:
+    return Submission(
+        id=new_id(),
+        team_id=identity.team_id,
+        key_id=identity.key_id,
+        person=_storable(identity.owner or intake.person),
+        service_class=intake.service_class,
+        endpoint=ENDPOINTS.index(intake.endpoint),
+        model=intake.model,
+        streamed=intake.stream,
+        body=intake.raw,
+        fingerprint=intake.fingerprint,
+        incarnation=services.incarnation,
+        channel=services.incarnation if waits else None,
+        share=intake.fingerprint.int % SHARES,
+        prefix_key=intake.prefix_key,
+    )
+
+
+def _storable(person: str | None) -> str | None:
+    """A text that Postgres takes: without NUL."""
+    return None if person is None else person.replace("\0", "")[:MAX_KEY_LENGTH]
+
+
+def _retries(request: Request) -> int:
+    count = request.headers.get("x-stainless-retry-count", "0")
+    return int(count) if count.isdecimal() else 0
+
+
+def _idempotency_key(endpoint: Endpoint, key: str) -> UUID:
+    if not 0 < len(key) <= MAX_KEY_LENGTH:
+        raise InvalidRequest(
+            f"An Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters.", param="Idempotency-Key"
+        )
+    digest = hashlib.sha256(f"POST {endpoint.value}\n{key}".encode()).digest()
+    return UUID(bytes=digest[:16])

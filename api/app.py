@@ -1,0 +1,121 @@
+"""The ASGI application: routes, and errors in OpenAI's shape."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import health, models, requests
+from api.inference import NOTHING, endpoint
+from api.responses import REQUEST_PREFIX, error_response
+from api.services import Services
+from carpool.errors import APIError, MethodNotAllowed, NotFound, Unavailable
+from carpool.ids import new_id, public_id
+from carpool.metrics import HTTP_REQUESTS, HTTP_SECONDS
+from carpool.states import Endpoint
+from db.database import DatabaseAway
+
+ROUTES = [
+    *(Route(path, endpoint(path), methods=["POST"]) for path in Endpoint),
+    Route("/v1/models", models.list_models),
+    Route("/v1/models/{model:path}", models.retrieve),
+    Route("/v1/requests", requests.list_requests),
+    Route("/v1/requests/{id}", requests.retrieve),
+    Route("/v1/requests/{id}", requests.cancel, methods=["DELETE"]),
+    Route("/v1/requests/{id}/events", requests.events),
+    Route("/healthz", health.healthz),
+    Route("/readyz", health.readyz),
+    Route("/metrics", health.show_metrics),
+]
+log = structlog.get_logger()
+
+
+def make_app(services: Services) -> ASGIApp:
+    """The application over the services of this process."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with services.running():
+            yield
+
+    app = Starlette(
+        routes=ROUTES,
+        lifespan=lifespan,
+        exception_handlers={
+            APIError: _api_error,
+            DatabaseAway: _database_away,
+            HTTPException: _http_error,
+            ClientDisconnect: _client_gone,
+            Exception: _bug,
+        },
+    )
+    app.state.services = services
+    return Observed(app)
+
+
+class Observed:
+    """Gives every answer an ``x-request-id``, and counts it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status = 499
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message["headers"]
+                if not any(name == b"x-request-id" for name, _ in headers):
+                    identifier = public_id(REQUEST_PREFIX, new_id())
+                    headers.append((b"x-request-id", identifier.encode()))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        finally:
+            route = scope.get("route")
+            path = route.path if route is not None else "other"
+            HTTP_REQUESTS.labels(path, scope["method"], status).inc()
+            HTTP_SECONDS.labels(path).observe(time.perf_counter() - began)
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, APIError)
+    return error_response(error)
+
+
+async def _database_away(request: Request, error: Exception) -> Response:
+    log.warning("database_away", path=request.url.path, error=str(error))
+    return error_response(
+        Unavailable("The database cannot be reached; try again.", retry_after_seconds=2)
+    )
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path[:200]}"
+    if error.status_code == 405:
+        return error_response(MethodNotAllowed(f"Not allowed to {where}."))
+    return error_response(NotFound(f"Invalid URL ({where}).", code="unknown_url"))
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return NOTHING
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    log.error("unhandled_error", path=request.url.path, error=repr(error))
+    return error_response(APIError("The server had an error while processing your request."))

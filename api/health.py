@@ -1,0 +1,42 @@
+"""Whether the process lives, whether it can serve, and its figures."""
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.responses import JSON
+from api.services import Services
+from carpool import metrics
+from db.database import DatabaseAway
+
+
+async def healthz(request: Request) -> Response:
+    """The process lives."""
+    return JSON({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    """503 without Postgres; without Redis it is degraded, and still ready."""
+    services: Services = request.app.state.services
+    try:
+        await services.database.fetch("select 1")
+    except DatabaseAway:
+        return JSON({"status": "unavailable", "postgres": "away"}, 503)
+    reached = await services.doorbell.ping()
+    return JSON(
+        {
+            "status": "ok" if reached else "degraded",
+            "postgres": "ok",
+            "redis": "ok" if reached else "away",
+        }
+    )
+
+
+async def show_metrics(request: Request) -> Response:
+    """Prometheus's text format."""
+    services: Services = request.app.state.services
+    metrics.WAITING.set(len(services.waiting))
+    metrics.DEGRADED.set(0 if services.doorbell.healthy else 1)
+    text = await run_in_threadpool(generate_latest)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

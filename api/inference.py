@@ -1,0 +1,121 @@
+"""The endpoints that run a model: answered in the connection, streamed, or answered later."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.admission import admit, join
+from api.bodies import read_body
+from api.intake import read
+from api.objects import request_object
+from api.responses import JSON, REQUEST_PREFIX, error_response, watch
+from api.services import Services, Ticket
+from api.sinks import AnswerSink
+from api.streaming import StreamResponse
+from carpool.errors import Unavailable
+from carpool.ids import public_id
+from carpool.states import Endpoint
+from db.results import result_of
+from db.view import view
+
+READ_TIMEOUT_MARGIN_SECONDS = 5.0
+READ_TIMEOUT_MARGIN_SHARE = 0.1
+RETRY_AFTER_SECONDS = 1
+NOTHING = Response(status_code=499)
+"""For a client that is gone: nobody reads it."""
+
+
+def endpoint(path: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+    """The handler of one inference endpoint."""
+
+    async def handle(request: Request) -> Response:
+        services: Services = request.app.state.services
+        identity = await services.keys.identify(request)
+        raw = await read_body(request, limit_bytes=services.settings.max_body_bytes)
+        intake = read(path, raw, team_id=identity.team_id)
+        later = _prefers_async(request)
+        ticket = await admit(services, request, identity, intake, waits=not later)
+        if later:
+            return await _accepted(services, ticket, identity.team_id)
+        if intake.stream:
+            return StreamResponse(services, ticket)
+        return await _answered(services, request, ticket)
+
+    return handle
+
+
+async def _answered(services: Services, request: Request, ticket: Ticket) -> Response:
+    began = time.monotonic()
+    sink = AnswerSink(ticket.request)
+    limit = asyncio.get_running_loop().call_later(_patience(request), sink.give_up)
+    disconnect = watch(request.receive, sink.give_up)
+    draining = services.on_drain(sink.give_up)
+    try:
+        await join(services, ticket, sink)
+        end = await sink.future
+    finally:
+        limit.cancel()
+        draining()
+        alone = services.waiting.remove(sink)
+    if end is None:
+        services.disconnected(ticket, alone=alone)
+        if disconnect.done():
+            return NOTHING
+        disconnect.cancel()
+        return error_response(
+            Unavailable(
+                "The answer is not ready yet; the same request, sent again, waits on for it.",
+                code="still_waiting",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            ),
+            public_id(REQUEST_PREFIX, ticket.request),
+        )
+    body = end.body
+    if body is None:
+        stored = await result_of(services.database, ticket.request)
+        assert stored is not None
+        body = stored.body
+    headers = {
+        "x-request-id": public_id(REQUEST_PREFIX, ticket.request),
+        "openai-processing-ms": str(int((time.monotonic() - began) * 1000)),
+    }
+    if end.status_code >= 400:
+        # Carpool itself has tried as often as makes sense.
+        headers["x-should-retry"] = "false"
+
+    def written() -> None:
+        if disconnect.done():
+            services.disconnected(ticket, alone=alone)
+        else:
+            disconnect.cancel()
+            services.delivered(ticket)
+
+    return JSON(body, end.status_code, headers, written)
+
+
+async def _accepted(services: Services, ticket: Ticket, team_id: int) -> Response:
+    seen = await view(services.database, ticket.request, team_id=team_id)
+    assert seen is not None
+    headers = {
+        "x-request-id": public_id(REQUEST_PREFIX, ticket.request),
+        "preference-applied": "respond-async",
+    }
+    return JSON(request_object(seen), 202, headers, lambda: services.delivered(ticket))
+
+
+def _prefers_async(request: Request) -> bool:
+    preferences = request.headers.get("prefer", "").lower().split(",")
+    return any(preference.split(";")[0].strip() == "respond-async" for preference in preferences)
+
+
+def _patience(request: Request) -> float:
+    """How long the connection may wait, in seconds: a little less than its client does."""
+    try:
+        limit = float(request.headers["x-stainless-read-timeout"])
+    except (KeyError, ValueError):
+        return float("inf")
+    margin = min(READ_TIMEOUT_MARGIN_SECONDS, limit * READ_TIMEOUT_MARGIN_SHARE)
+    return max(limit - margin, 0)

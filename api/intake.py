@@ -1,0 +1,111 @@
+"""From a body's bytes to what Carpool must know of it, or a clear refusal."""
+
+import hashlib
+import re
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from carpool.errors import InvalidRequest
+from carpool.prefix import prefix_key
+from carpool.states import Endpoint, ServiceClass
+from carpool.wire import DECODERS, Body
+
+PROMPT_FIELDS: Final = {
+    Endpoint.CHAT: b'"messages"',
+    Endpoint.COMPLETIONS: b'"prompt"',
+    Endpoint.EMBEDDINGS: b'"input"',
+}
+MAX_NAME_LENGTH = 256
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`$")
+_EMPTY = re.compile(r"^Expected `(?:array|str)` of length >= 1$")
+
+
+class Intake(msgspec.Struct, frozen=True):
+    """A body that may be stored: what was read of it, and hashes of it."""
+
+    endpoint: Endpoint
+    raw: bytes
+    model: str
+    stream: bool
+    include_usage: bool
+    person: str | None
+    service_class: ServiceClass
+    fingerprint: UUID
+    prefix_key: int
+
+
+def read(endpoint: Endpoint, raw: bytes, *, team_id: int) -> Intake:
+    """Decode and check a body once. Raises InvalidRequest, with the parameter's path."""
+    body = _decode(endpoint, raw)
+    if len(body.model) > MAX_NAME_LENGTH:
+        raise InvalidRequest("The model's name is too long.", param="model")
+    if endpoint is Endpoint.EMBEDDINGS and body.stream:
+        raise InvalidRequest("Embeddings cannot be streamed.", param="stream")
+    options = body.stream_options
+    begin = raw.find(PROMPT_FIELDS[endpoint])
+    return Intake(
+        endpoint,
+        raw,
+        body.model,
+        bool(body.stream),
+        options is not None and bool(options.include_usage),
+        body.user,
+        ServiceClass.FLEX if body.service_tier == "flex" else ServiceClass.INTERACTIVE,
+        fingerprint(team_id, endpoint, raw),
+        prefix_key(raw[max(begin, 0) :]),
+    )
+
+
+def fingerprint(team_id: int, endpoint: Endpoint, raw: bytes) -> UUID:
+    """By which a retry is known: 128 bits of SHA-256 over team, method, path and body."""
+    digest = hashlib.sha256(b"%d POST %s\n" % (team_id, endpoint.value.encode()))
+    digest.update(raw)
+    return UUID(bytes=digest.digest()[:16])
+
+
+def _decode(endpoint: Endpoint, raw: bytes) -> Body:
+    try:
+        if not raw.isascii():
+            raw.decode()
+        body: Body = DECODERS[endpoint].decode(raw)
+        return body
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(
+            "We could not parse the JSON body of your request. "
+            f"(The OpenAI API expects a JSON payload: {error})",
+            code="invalid_json",
+        ) from None
+    except RecursionError:
+        raise InvalidRequest(
+            "The JSON body of your request is nested too deeply.", code="invalid_json"
+        ) from None
+
+
+def _refusal(reason: str) -> InvalidRequest:
+    place = _PLACE.match(reason)
+    assert place is not None
+    what, path = place["what"], place["path"]
+    missing = _MISSING.match(what)
+    if missing is not None:
+        field = missing["field"]
+        param = f"{path}.{field}" if path else field
+        return InvalidRequest(
+            f"Missing required parameter: '{param}'.",
+            param=param,
+            code="missing_required_parameter",
+        )
+    if _EMPTY.match(what):
+        return InvalidRequest(
+            f"Invalid '{path}': it is empty. Expected at least one element.",
+            param=path,
+            code="empty_array",
+        )
+    code = "invalid_type" if ", got `" in what else "invalid_value"
+    where = f"Invalid value for '{path}'" if path else "Invalid body"
+    return InvalidRequest(f"{where}: {what[0].lower()}{what[1:]}.", param=path, code=code)
+

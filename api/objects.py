@@ -1,0 +1,44 @@
+"""The objects that clients see, as JSON-ready dictionaries."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from api.responses import REQUEST_PREFIX
+from carpool.folding import fold
+from carpool.ids import created_at, public_id
+from carpool.states import ENDPOINTS, RequestStatus
+from db.view import RequestView
+
+
+def request_object(seen: RequestView) -> dict[str, Any]:
+    """A request object; ``response`` is the answer's JSON (of a stream: its chunks, folded)."""
+    response: Any = None
+    error: Any = None
+    if seen.status is RequestStatus.COMPLETED and seen.body is not None:
+        response = (
+            fold([msgspec.json.decode(line) for line in seen.body.split(b"\n") if line])
+            if seen.streamed
+            else msgspec.Raw(seen.body)
+        )
+    elif seen.body is not None:
+        error = msgspec.json.decode(seen.body).get("error")
+    return {
+        "id": public_id(REQUEST_PREFIX, seen.id),
+        "object": "request",
+        "status": seen.status,
+        "endpoint": ENDPOINTS[seen.endpoint],
+        "model": seen.model,
+        "backend": seen.backend,
+        "created_at": int(created_at(seen.id).timestamp()),
+        "started_at": _seconds(seen.started_at),
+        "completed_at": _seconds(seen.completed_at),
+        "attempts": seen.attempts,
+        "response": response,
+        "error": error,
+    }
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())

@@ -1,0 +1,178 @@
+"""`/v1/requests`: what became of a request, awaited, watched, cancelled or listed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from api.objects import request_object
+from api.responses import JSON, REQUEST_PREFIX
+from api.services import Services
+from api.sinks import AnswerSink
+from carpool.errors import InvalidRequest, NotFound
+from carpool.ids import parse_public_id
+from carpool.states import RequestStatus
+from db.delivery import listen_in
+from db.end import CANCELLED, end_requests
+from db.keys import Identity
+from db.sweeper import tell_ended
+from db.view import MAX_PAGE, RequestView, page, view
+
+MAX_WAIT_SECONDS = 300.0
+ENDED = (
+    RequestStatus.COMPLETED,
+    RequestStatus.FAILED,
+    RequestStatus.CANCELLED,
+    RequestStatus.EXPIRED,
+)
+
+
+async def retrieve(request: Request) -> Response:
+    """``GET /v1/requests/{id}?wait=SECONDS``: at once, or when it has ended, or the time is up."""
+    services, identity, identifier = await _addressed(request)
+    wait = _seconds(request.query_params.get("wait"))
+    seen = await _seen(services, identity, identifier)
+    if wait and seen.status not in ENDED:
+        sink = AnswerSink(identifier)
+        services.waiting.add(sink)
+        no_drain = services.on_drain(sink.give_up)
+        handle = asyncio.get_running_loop().call_later(wait, sink.give_up)
+        try:
+            await listen_in(services.database, identifier, services.incarnation)
+            seen = await _seen(services, identity, identifier)
+            if seen.status not in ENDED:
+                await sink.future
+                seen = await _seen(services, identity, identifier)
+        finally:
+            handle.cancel()
+            no_drain()
+            services.waiting.remove(sink)
+    return JSON(request_object(seen))
+
+
+async def events(request: Request) -> Response:
+    """``GET /v1/requests/{id}/events``: the request object at each change of its status, by SSE."""
+    services, identity, identifier = await _addressed(request)
+    seen = await _seen(services, identity, identifier)
+    return StreamingResponse(
+        _changes(services, identity, seen),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+    )
+
+
+async def cancel(request: Request) -> Response:
+    """``DELETE /v1/requests/{id}``: the cancelled object; one that has ended is returned as is."""
+    services, identity, identifier = await _addressed(request)
+    ended = await end_requests(
+        services.database, [identifier], CANCELLED, team_id=identity.team_id
+    )
+    tell_ended(services.doorbell, ended)
+    return JSON(request_object(await _seen(services, identity, identifier)))
+
+
+async def list_requests(request: Request) -> Response:
+    """``GET /v1/requests?status=&model=&after=&limit=``: newest first, paged by id."""
+    services: Services = request.app.state.services
+    identity = await services.keys.identify(request)
+    query = request.query_params
+    limit = _limit(query.get("limit", "20"))
+    after = query.get("after")
+    found = await page(
+        services.database,
+        team_id=identity.team_id,
+        status=_status(query.get("status")),
+        model=query.get("model"),
+        after=None if after is None else parse_public_id(REQUEST_PREFIX, after),
+        limit=limit + 1,
+    )
+    data = [request_object(seen) for seen in found[:limit]]
+    return JSON(
+        {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
+            "has_more": len(found) > limit,
+        }
+    )
+
+
+async def _changes(
+    services: Services, identity: Identity, seen: RequestView
+) -> AsyncIterator[bytes]:
+    sink = AnswerSink(seen.id)
+    services.waiting.add(sink)
+    no_drain = services.on_drain(sink.give_up)
+    told: tuple[Any, ...] | None = None
+    silent_seconds = 0.0
+    try:
+        await listen_in(services.database, seen.id, services.incarnation)
+        while True:
+            change = (seen.status, seen.attempts)
+            if change != told:
+                told = change
+                silent_seconds = 0.0
+                text = msgspec.json.encode(request_object(seen))
+                yield b"event: request.%b\ndata: %b\n\n" % (seen.status.encode(), text)
+            if seen.status in ENDED or (sink.future.done() and sink.future.result() is None):
+                return
+            await asyncio.wait({sink.future}, timeout=services.settings.poll_seconds)
+            silent_seconds += services.settings.poll_seconds
+            if silent_seconds >= services.settings.stream_heartbeat_seconds:
+                silent_seconds = 0.0
+                yield b": waiting\n\n"
+            seen = await _seen(services, identity, seen.id)
+    finally:
+        no_drain()
+        services.waiting.remove(sink)
+
+
+async def _addressed(request: Request) -> tuple[Services, Identity, UUID]:
+    services: Services = request.app.state.services
+    identity = await services.keys.identify(request)
+    return services, identity, parse_public_id(REQUEST_PREFIX, request.path_params["id"])
+
+
+async def _seen(services: Services, identity: Identity, identifier: UUID) -> RequestView:
+    seen = await view(services.database, identifier, team_id=identity.team_id)
+    if seen is None:
+        raise NotFound(f"No request with the id '{REQUEST_PREFIX}{identifier.hex}' exists.")
+    return seen
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
+        raise InvalidRequest(
+            f"Invalid value for 'wait': expected 0 to {MAX_WAIT_SECONDS:.0f} seconds.",
+            param="wait",
+        )
+    return seconds
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE:
+        raise InvalidRequest(
+            f"Invalid value for 'limit': expected an integer from 1 to {MAX_PAGE}.", param="limit"
+        )
+    return int(text)
+
+
+def _status(text: str | None) -> RequestStatus | None:
+    if text is None:
+        return None
+    try:
+        return RequestStatus(text)
+    except ValueError:
+        raise InvalidRequest(
+            f"Invalid value for 'status': expected one of {', '.join(RequestStatus)}.",
+            param="status",
+        ) from None

@@ -1,0 +1,180 @@
+"""What the handlers share: the connections of one API process, and its life among the others."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+import structlog
+
+from api.auth import KeyRing
+from api.catalog import Catalog
+from api.waiting import Waiting
+from carpool import metrics
+from carpool.dispatch import make_broker
+from carpool.doorbell import Doorbell
+from carpool.errors import ConfigurationError
+from carpool.ids import new_id
+from carpool.settings import Settings
+from db.database import Database, DatabaseAway, Lane
+from db.delivery import attach_all, store_deliveries, store_disconnects
+from db.group import GroupCommit
+from db.processes import Process
+from db.routes import ensure_routes
+from db.submit import Submission, submit
+from db.sweeper import Sweeper
+
+SUBMIT_LIMIT = 256
+DELIVERY_LIMIT = 2048
+POOL_SIZE = 8
+ENTER_SECONDS = 1.0
+NOBODY = UUID(int=0)
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request that was taken in: its id, and the id of the connection that waits for it."""
+
+    request: UUID
+    connection: UUID
+    joined: bool
+    """Whether the request was there before this connection."""
+
+
+class Services:
+    """Made once for each process; `running` brings it to life."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.database_url is None or settings.redis_url is None:
+            raise ConfigurationError("database_url and redis_url: the API needs both")
+        redis_url = settings.redis_url.get_secret_value()
+        self.settings = settings
+        self.incarnation = new_id()
+        self.database = Database(
+            settings.database_url.get_secret_value(),
+            pool_size=POOL_SIZE,
+            timeout_seconds=settings.database_timeout_seconds,
+        )
+        self.doorbell = Doorbell(redis_url, timeout_seconds=settings.redis_timeout_seconds)
+        self.keys = KeyRing(self.database)
+        self.catalog = Catalog(self.database)
+        self.waiting = Waiting(self.incarnation, self.database, self.doorbell, self._changed)
+        self.submissions: GroupCommit[Submission, None] = GroupCommit(
+            self.database,
+            submit,
+            limit=SUBMIT_LIMIT,
+            patience_seconds=settings.database_timeout_seconds,
+            observe=partial(metrics.group_size, "submit"),
+        )
+        self.deliveries: GroupCommit[UUID, None] = GroupCommit(
+            self.database, store_deliveries, limit=DELIVERY_LIMIT, lanes=1
+        )
+        self.disconnects: GroupCommit[tuple[UUID, UUID], None] = GroupCommit(
+            self.database, self._store_disconnects, limit=SUBMIT_LIMIT, lanes=1
+        )
+        self._on_drain: dict[Callable[[], None], None] = {}
+        self._process = Process(self.incarnation, "api", settings.seat)
+        self._broker = make_broker(redis_url, timeout_seconds=settings.redis_timeout_seconds)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Enter among the processes, serve in the background, and leave in order."""
+        lane = self.database.lane()
+        await self._enter(lane)
+        for group in (self.submissions, self.deliveries, self.disconnects):
+            group.start()
+        background = [
+            asyncio.create_task(coroutine)
+            for coroutine in (
+                self.doorbell.serve(),
+                self.waiting.listen(),
+                self.waiting.poll(self.settings.poll_seconds),
+                self._beat(lane),
+                Sweeper(self.settings, self.database, self.doorbell, self._broker).serve(),
+            )
+        ]
+        try:
+            yield
+        finally:
+            await self._settle()
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            try:
+                await self._process.leave(lane)
+            except DatabaseAway as error:
+                log.warning("process_not_left", error=str(error))
+            await lane.close()
+            await self.doorbell.close()
+            await self.database.close()
+
+    def delivered(self, ticket: Ticket) -> None:
+        """Note that an answer's last byte was written."""
+        self.deliveries.put(ticket.request)
+
+    def disconnected(self, ticket: Ticket, *, alone: bool) -> None:
+        """Note that a connection ended before its answer.
+
+        Where it was ``alone`` to wait for its request, the request's grace begins.
+        """
+        self.disconnects.put((ticket.connection, ticket.request if alone else NOBODY))
+
+    def on_drain(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Be called when this process must end; returns what takes the wish back."""
+        self._on_drain[callback] = None
+        return lambda: self._on_drain.pop(callback, None)
+
+    def drain(self) -> None:
+        """Let every connection that still waits go: its client will ask again."""
+        for callback in tuple(self._on_drain):
+            callback()
+
+    def _changed(self) -> None:
+        self.keys.forget()
+        self.catalog.forget()
+
+    async def _enter(self, lane: Lane) -> None:
+        while True:
+            try:
+                await self._process.enter(lane)
+                await ensure_routes(self.database, self.settings.models)
+                return
+            except DatabaseAway as error:
+                log.warning("database_away", error=str(error))
+                await asyncio.sleep(ENTER_SECONDS)
+
+    async def _beat(self, lane: Lane) -> None:
+        while True:
+            await asyncio.sleep(self.settings.heartbeat_seconds)
+            try:
+                if not await self._process.beat(lane):
+                    log.warning("process_was_taken_for_dead")
+                    await attach_all(lane, self.waiting.requests, self.incarnation)
+            except DatabaseAway as error:
+                log.warning("heartbeat_failed", error=str(error))
+
+    async def _settle(self) -> None:
+        """Store, for a while, what is still to be stored."""
+        groups = (self.submissions, self.deliveries, self.disconnects)
+        try:
+            async with asyncio.timeout(self.settings.drain_seconds):
+                for group in groups:
+                    await group.drain()
+        except TimeoutError:
+            log.warning("deliveries_not_stored")
+        for group in groups:
+            await group.close()
+
+    async def _store_disconnects(
+        self, lane: Lane, ended: Sequence[tuple[UUID, UUID]], again: bool
+    ) -> Sequence[None]:
+        await store_disconnects(
+            lane,
+            ended,
+            incarnation=self.incarnation,
+            grace_seconds=self.settings.grace_seconds,
+        )
+        return [None] * len(ended)

@@ -1,0 +1,42 @@
+"""Run messages: hints through dramatiq that a backend has work and no run.
+
+A message has no meaning of its own. Whether a run may start is decided by a slot row in Postgres;
+a message too many ends at once, and a lost one is sent again by the sweep.
+"""
+
+from dramatiq import Message
+from dramatiq.brokers.redis import RedisBroker
+from redis.exceptions import RedisError
+
+ACTOR = "run"
+
+
+def run_queue(backend: str) -> str:
+    """The dramatiq queue of a backend."""
+    return f"run.{backend}"
+
+
+def make_broker(redis_url: str, *, timeout_seconds: float) -> RedisBroker:
+    """A broker without middleware: a run has no time limit, no retries, no age."""
+    return RedisBroker(
+        url=redis_url,
+        namespace="carpool",
+        middleware=[],
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+    )
+
+
+def send_run(broker: RedisBroker, backend: str) -> bool:
+    """Send a run message, unless one waits already; False where Redis is away. Blocks."""
+    queue = run_queue(backend)
+    try:
+        if queue not in broker.queues:
+            broker.declare_queue(queue)
+        if broker.do_qsize(queue) == 0:
+            broker.enqueue(
+                Message(queue_name=queue, actor_name=ACTOR, args=(), kwargs={}, options={})
+            )
+    except (RedisError, OSError):
+        return False
+    return True

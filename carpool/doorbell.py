@@ -1,0 +1,140 @@
+"""Redis: the doorbell. Every call has a time limit, and none may hold up or lose a request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from carpool.notices import Bell, Notice, api_channel, backend_channel, encode, run_channel
+
+RECONNECT_SECONDS = 0.5
+PING_SECONDS = 5.0
+log = structlog.get_logger()
+
+
+class Doorbell:
+    """Publishes what is put to it: what is put while a publication is under way goes together."""
+
+    def __init__(self, url: str, *, timeout_seconds: float) -> None:
+        self._timeout = timeout_seconds
+        self._redis = Redis.from_url(
+            url,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            protocol=2,
+        )
+        self._pending: dict[str, list[Bell | Notice]] = {}
+        self._wake = asyncio.Event()
+        self.publication = 0
+        """Grows with each publication; what was put under its present value is not sent yet."""
+        self.healthy = True
+        """Whether the last call reached Redis."""
+
+    def notify(self, channel: UUID, notice: Notice) -> None:
+        """Tell an API process."""
+        self._put(api_channel(channel), notice)
+
+    def ring(self, backend: str, bell: Bell) -> None:
+        """Tell the runs of a backend."""
+        self._put(backend_channel(backend), bell)
+
+    def tell_run(self, run: UUID, bell: Bell) -> None:
+        """Tell one run."""
+        self._put(run_channel(run), bell)
+
+    def announce(self, channel: str) -> None:
+        """Publish an empty message."""
+        self._pending.setdefault(channel, [])
+        self._wake.set()
+
+    def _put(self, channel: str, message: Bell | Notice) -> None:
+        waiting = self._pending.get(channel)
+        if waiting is None:
+            self._pending[channel] = [message]
+        else:
+            waiting.append(message)
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Publish for ever. What cannot be published is dropped: Postgres has it."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            pending, self._pending = self._pending, {}
+            self.publication += 1
+            await self.publish(pending)
+
+    async def publish(self, messages: Mapping[str, Sequence[Bell | Notice]]) -> None:
+        """Publish now, one message a channel."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                if len(messages) == 1:
+                    for channel, parts in messages.items():
+                        await self._redis.publish(channel, encode(parts))
+                else:
+                    pipeline = self._redis.pipeline(transaction=False)
+                    for channel, parts in messages.items():
+                        pipeline.publish(channel, encode(parts))
+                    await pipeline.execute()
+            self.healthy = True
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note(error)
+
+    async def ping(self) -> bool:
+        """Whether Redis answers now."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._redis.ping()
+            self.healthy = True
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note(error)
+        return self.healthy
+
+    async def listen(
+        self,
+        channels: Sequence[str],
+        heard: Callable[[str, bytes], None],
+        connected: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Hear channels for ever; ``connected`` is called after each (re)connection, for what was
+        said before it is lost."""
+        while True:
+            pubsub = self._redis.pubsub()
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await pubsub.subscribe(*channels)
+                self.healthy = True
+                await connected()
+                await self._hear(pubsub, heard)
+            except (RedisError, OSError, TimeoutError) as error:
+                self._note(error)
+                await asyncio.sleep(RECONNECT_SECONDS)
+            finally:
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    async def _hear(self, pubsub: PubSub, heard: Callable[[str, bytes], None]) -> None:
+        silent = 0
+        while True:
+            message = await pubsub.get_message(timeout=PING_SECONDS)
+            if message is None:
+                silent += 1
+                if silent > 1:
+                    raise TimeoutError("Redis does not answer")
+                await pubsub.ping()
+                continue
+            silent = 0
+            if message["type"] == "message":
+                heard(message["channel"].decode(), message["data"])
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    def _note(self, error: BaseException) -> None:
+        if self.healthy:
+            log.warning("redis_away", error=repr(error))
+        self.healthy = False

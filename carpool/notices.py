@@ -1,0 +1,85 @@
+"""What processes tell each other through Redis; all of it may be lost without harm.
+
+A worker tells an API process of results and of a stream's chunks; anyone tells the runs of a
+backend that work waits, or that some of what they hold is no longer wanted.
+"""
+
+from uuid import UUID
+
+import msgspec
+
+
+class Finished(msgspec.Struct, array_like=True, tag="f", frozen=True, gc=False):
+    """A result is stored. ``body`` is None where it must be read from Postgres.
+
+    Of a stream, ``chunks`` is how many were emitted; its body is never sent.
+    """
+
+    id: UUID
+    epoch: int
+    outcome: int
+    status_code: int
+    body: bytes | None
+    chunks: int = 0
+
+
+class Delta(msgspec.Struct, array_like=True, tag="d", frozen=True, gc=False):
+    """Chunks of a stream; ``offset`` counts the chunks of this epoch before them."""
+
+    id: UUID
+    epoch: int
+    offset: int
+    chunks: list[bytes]
+
+
+class Lost(msgspec.Struct, array_like=True, tag="l", frozen=True, gc=False):
+    """The run that held a request died; the claim of ``epoch`` or later begins anew."""
+
+    id: UUID
+    epoch: int
+
+
+Notice = Finished | Delta | Lost
+
+
+class Waiting(msgspec.Struct, array_like=True, tag="w", frozen=True, gc=False):
+    """Rows of a (model, class, team) may be claimed."""
+
+    model: str
+    service_class: int
+    team_id: int
+
+
+class Gone(msgspec.Struct, array_like=True, tag="g", frozen=True, gc=False):
+    """A claim was taken away: its request was cancelled."""
+
+    id: UUID
+    epoch: int
+
+
+Bell = Waiting | Gone
+
+encode = msgspec.msgpack.Encoder().encode
+decode_notices = msgspec.msgpack.Decoder(list[Notice]).decode
+decode_bells = msgspec.msgpack.Decoder(list[Bell]).decode
+
+
+def api_channel(incarnation: UUID) -> str:
+    """The channel on which an API process listens."""
+    return f"carpool:api:{incarnation.hex}"
+
+
+def backend_channel(backend: str) -> str:
+    """The channel on which all runs of a backend listen."""
+    return f"carpool:backend:{backend}"
+
+
+def run_channel(run: UUID) -> str:
+    """The channel of one run."""
+    return f"carpool:run:{run.hex}"
+
+
+CHANGED_CHANNEL = "carpool:changed"
+"""Says that keys or routes have changed, to whoever keeps them in memory."""
+MAX_INLINE_BYTES = 256 * 1024
+"""A larger result is read from Postgres instead."""

@@ -1,0 +1,192 @@
+"""One frozen `Settings`, built once from the environment and one TOML file."""
+
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from carpool.errors import ConfigurationError
+
+SIMULATED_MODEL = "simulated"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SimulatedSettings(_Frozen):
+    """A backend that makes up deterministic text at a set pace."""
+
+    kind: Literal["simulated"]
+    first_token_milliseconds: float = Field(200, ge=0)
+    token_milliseconds: float = Field(20, ge=0)
+    slots: int = Field(256, ge=1)
+
+
+class VLLMSettings(_Frozen):
+    """A vLLM engine in the worker's own process; ``args`` are those of ``vllm serve``."""
+
+    kind: Literal["vllm"]
+    model: str
+    served_model_name: str | None = None
+    args: tuple[str, ...] = ()
+
+
+class OpenAISettings(_Frozen):
+    """Any OpenAI-compatible URL. Without ``models`` the provider's own list is taken."""
+
+    kind: Literal["openai"]
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = Field(256, ge=1)
+    timeout_seconds: float = Field(600, gt=0)
+    models: tuple[str, ...] | None = None
+
+
+BackendSettings = Annotated[
+    SimulatedSettings | VLLMSettings | OpenAISettings, Field(discriminator="kind")
+]
+
+
+class ModelSettings(_Frozen):
+    """A model name, the backends that may answer it, and its name there."""
+
+    backends: tuple[str, ...] = Field(min_length=1)
+    upstream: str | None = None
+
+
+class _File(_Frozen):
+    backends: dict[str, BackendSettings] = {}
+    models: dict[str, ModelSettings] = {}
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set; each field is also ``CARPOOL_<NAME>`` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="CARPOOL_", frozen=True, extra="ignore")
+
+    data_dir: Path = Path("~/.carpool")
+    config: Path | None = None
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    seat: str | None = None
+    """Given by a supervisor that knows that the seat's last holder is dead."""
+
+    max_body_bytes: int = Field(10_000_000, ge=1)
+    max_attempts: int = Field(5, ge=1)
+    heartbeat_seconds: float = Field(2, gt=0)
+    lease_seconds: float = Field(15, gt=0)
+    poll_seconds: float = Field(1, gt=0)
+    grace_seconds: float = Field(130, ge=0)
+    drain_seconds: float = Field(10, ge=0)
+    stream_hold_seconds: float = Field(10, gt=0)
+    stream_heartbeat_seconds: float = Field(15, gt=0)
+    database_timeout_seconds: float = Field(10, gt=0)
+    redis_timeout_seconds: float = Field(2, gt=0)
+    partition_days: int = Field(14, ge=1)
+    log_json: bool = False
+
+    vllm_model: str | None = None
+    vllm_args: str = ""
+    openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL")
+    simulated_first_token_ms: float = Field(200, ge=0)
+    simulated_token_ms: float = Field(20, ge=0)
+    simulated_slots: int = Field(256, ge=1)
+
+    @cached_property
+    def file(self) -> _File:
+        """The TOML file, validated; empty where there is none."""
+        if self.config is None:
+            return _File()
+        try:
+            return _File.model_validate(tomllib.loads(self.config.read_text()))
+        except OSError as error:
+            raise ConfigurationError(f"config: cannot read {self.config}: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"config: {self.config} is not TOML: {error}") from error
+        except ValidationError as error:
+            raise ConfigurationError(f"config: {self.config}: {_reasons(error)}") from error
+
+    @cached_property
+    def backends(self) -> dict[str, BackendSettings]:
+        """By name: those of the file, those that the environment asks for, or the simulation."""
+        found: dict[str, BackendSettings] = dict(self.file.backends)
+        if self.vllm_model is not None:
+            found["vllm"] = VLLMSettings(
+                kind="vllm", model=self.vllm_model, args=tuple(self.vllm_args.split())
+            )
+        if self.openai_api_key is not None:
+            found["openai"] = OpenAISettings(
+                kind="openai", api_key=self.openai_api_key, base_url=self.openai_base_url
+            )
+        if not found:
+            found[SIMULATED_MODEL] = SimulatedSettings(
+                kind="simulated",
+                first_token_milliseconds=self.simulated_first_token_ms,
+                token_milliseconds=self.simulated_token_ms,
+                slots=self.simulated_slots,
+            )
+        return found
+
+    @cached_property
+    def models(self) -> dict[str, ModelSettings]:
+        """By the name that clients use; an engine's own name where the file names none."""
+        found = dict(self.file.models)
+        for name, backend in self.backends.items():
+            if any(name in model.backends for model in found.values()):
+                continue
+            for model in _own_models(backend):
+                found.setdefault(model, ModelSettings(backends=(name,)))
+        for model, settings in found.items():
+            for backend_name in settings.backends:
+                if backend_name not in self.backends:
+                    raise ConfigurationError(
+                        f"models.{model}.backends: there is no backend '{backend_name}'"
+                    )
+        return found
+
+    @property
+    def directory(self) -> Path:
+        """The data directory, absolute."""
+        return self.data_dir.expanduser().absolute()
+
+
+def served_name(backend: VLLMSettings) -> str:
+    """The name of vLLM's model for clients: as set, else a path's last part, else the model."""
+    if backend.served_model_name is not None:
+        return backend.served_model_name
+    path = Path(backend.model).expanduser()
+    return path.name if path.is_dir() else backend.model
+
+
+def _own_models(backend: BackendSettings) -> tuple[str, ...]:
+    match backend:
+        case SimulatedSettings():
+            return (SIMULATED_MODEL,)
+        case VLLMSettings():
+            return (served_name(backend),)
+        case OpenAISettings():
+            return backend.models or ()
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings from the environment, with the command line's own; raises ConfigurationError."""
+    try:
+        settings = Settings(**{k: v for k, v in overrides.items() if v is not None})
+    except ValidationError as error:
+        raise ConfigurationError(_reasons(error)) from error
+    _ = settings.models
+    return settings
+
+
+def _reasons(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
+    )

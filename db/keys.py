@@ -1,0 +1,129 @@
+"""Teams and their keys; of a key only its hash is stored."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import text
+
+from carpool.errors import InvalidRequest
+from carpool.ids import new_id
+from db.database import Database
+
+PREFIX = "sk-carpool-"
+_SECRET_BYTES = 32
+_HINT_LENGTH = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewKey:
+    """A key at the one moment at which its secret is known."""
+
+    id: UUID
+    secret: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyInfo:
+    """A key as it is listed; ``hint`` is the end of its secret."""
+
+    id: UUID
+    team: str
+    name: str
+    owner: str | None
+    admin: bool
+    hint: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """Whose request it is."""
+
+    key_id: UUID
+    team_id: int
+    owner: str | None
+    admin: bool
+
+
+def hash_of(secret: str) -> bytes:
+    """The stored form: SHA-256, enough for a secret of 256 random bits."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+async def create_key(
+    database: Database, *, team: str, name: str, owner: str | None = None, admin: bool = False
+) -> NewKey:
+    """Make a key, and its team where that is new. Raises InvalidRequest for an empty name."""
+    if not team.strip() or not name.strip():
+        raise InvalidRequest("A key needs a team and a name.", param="team")
+    key = NewKey(id=new_id(), secret=PREFIX + secrets.token_urlsafe(_SECRET_BYTES))
+    async with database.begin() as connection:
+        await connection.execute(
+            text("insert into teams (name) values (:team) on conflict (name) do nothing"),
+            {"team": team},
+        )
+        await connection.execute(
+            text(
+                "insert into keys (id, team_id, hash, hint, name, owner, admin) "
+                "select :id, id, :hash, :hint, :name, :owner, :admin from teams where name = :team"
+            ),
+            {
+                "id": key.id,
+                "hash": hash_of(key.secret),
+                "hint": key.secret[-_HINT_LENGTH:],
+                "name": name,
+                "owner": owner,
+                "admin": admin,
+                "team": team,
+            },
+        )
+    return key
+
+
+async def find_key(database: Database, secret: str) -> Identity | None:
+    """Who a secret belongs to; None where it is unknown or revoked."""
+    async with database.connect() as connection:
+        row = (
+            await connection.execute(
+                text(
+                    "select id, team_id, owner, admin from keys "
+                    "where hash = :hash and revoked_at is null"
+                ),
+                {"hash": hash_of(secret)},
+            )
+        ).one_or_none()
+    if row is None:
+        return None
+    return Identity(key_id=row.id, team_id=row.team_id, owner=row.owner, admin=row.admin)
+
+
+async def list_keys(database: Database, *, team: str | None = None) -> list[KeyInfo]:
+    """All keys, or a team's, oldest first."""
+    async with database.connect() as connection:
+        rows = await connection.execute(
+            text(
+                "select k.id, t.name as team, k.name, k.owner, k.admin, k.hint, k.created_at, "
+                "k.revoked_at from keys k join teams t on t.id = k.team_id "
+                "where cast(:team as text) is null or t.name = :team order by k.created_at"
+            ),
+            {"team": team},
+        )
+        return [KeyInfo(**row) for row in rows.mappings()]
+
+
+async def revoke_key(database: Database, identifier: str) -> bool:
+    """Revoke a key by its id or its secret; False where no such key is valid."""
+    try:
+        condition, value = "id = :value", UUID(identifier)
+    except ValueError:
+        condition, value = "hash = :value", hash_of(identifier)  # type: ignore[assignment]
+    async with database.begin() as connection:
+        result = await connection.execute(
+            text(f"update keys set revoked_at = now() where {condition} and revoked_at is null"),  # noqa: S608 - one of two constants
+            {"value": value},
+        )
+        return result.rowcount == 1

@@ -1,0 +1,63 @@
+"""What waits, what runs, and who serves, at a glance."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from carpool.states import ServiceClass
+from db.database import Database
+from db.routes import Route, list_routes
+
+WAITING = """
+select model, class, count(*) as count,
+    extract(epoch from now() - to_timestamp(
+        ('x' || substr(replace(min(id::text), '-', ''), 1, 12))::bit(48)::bigint / 1000.0
+    )) as oldest
+from queue where state <> 1 group by model, class order by model, class
+"""
+IN_FLIGHT = """
+select r.backend, count(*) as count from queue q join runs r on r.id = q.owner
+where q.state = 1 group by r.backend order by r.backend
+"""
+RUNS = """
+select backend, worker, in_flight, capacity, extract(epoch from now() - heartbeat_at) as age
+from runs where ended_at is null order by backend, slot
+"""
+PROCESSES = """
+select kind, host, pid, extract(epoch from now() - heartbeat_at) as age
+from processes order by kind, host, pid
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overview:
+    """Rows for a person's eye; ages in seconds."""
+
+    waiting: list[tuple[str, str, int, float]]
+    """Model, class, how many, age of the oldest."""
+    in_flight: list[tuple[str, int]]
+    """Backend, how many."""
+    runs: list[tuple[str, str, int, int, float]]
+    """Backend, worker, in flight, capacity, age of the heartbeat."""
+    processes: list[tuple[str, str, int, float]]
+    """Kind, host, process id, age of the heartbeat."""
+    routes: list[Route]
+
+
+async def overview(database: Database) -> Overview:
+    """Read it all."""
+    async with database.connect() as connection:
+        waiting = (await connection.execute(text(WAITING))).all()
+        in_flight = (await connection.execute(text(IN_FLIGHT))).all()
+        runs = (await connection.execute(text(RUNS))).all()
+        processes = (await connection.execute(text(PROCESSES))).all()
+    return Overview(
+        waiting=[
+            (row[0], ServiceClass(row[1]).name.lower(), row[2], float(row.oldest))
+            for row in waiting
+        ],
+        in_flight=[(row[0], row[1]) for row in in_flight],
+        runs=[(row[0], row[1], row[2], row[3], float(row.age)) for row in runs],
+        processes=[(row[0], row[1], row[2], float(row.age)) for row in processes],
+        routes=await list_routes(database),
+    )

@@ -1,0 +1,58 @@
+"""Daily partitions of the write-once tables, made ahead of time by any process."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from carpool.ids import id_at
+from db.database import Database
+
+PARTITIONED: Final = (
+    "requests",
+    "results",
+    "attempts",
+    "deliveries",
+    "disconnects",
+    "reattachments",
+)
+_LOCK_KEY = 0x7061_7274
+
+
+async def ensure_partitions(database: Database, now: datetime, *, days: int) -> list[str]:
+    """Make the partitions from today to ``days`` ahead that do not exist; return their names.
+
+    Rows of a day without a partition lie in the default one, and the day's partition is then not
+    made, for Postgres refuses it: nothing is lost, only kept elsewhere.
+    """
+    made = []
+    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    async with database.begin() as connection:
+        await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+        rows = await connection.execute(text("select relname from pg_class where relkind = 'r'"))
+        existing = set(rows.scalars())
+        for offset in range(days + 1):
+            start = today + timedelta(days=offset)
+            low, high = id_at(start), id_at(start + timedelta(days=1))
+            for table in PARTITIONED:
+                name = f"{table}_{start:%Y%m%d}"
+                if name in existing or await _default_holds(connection, table, low, high):
+                    continue
+                await connection.execute(
+                    text(
+                        f"create table {name} partition of {table} "
+                        f"for values from ('{low}') to ('{high}')"
+                    )
+                )
+                made.append(name)
+    return made
+
+
+async def _default_holds(connection: AsyncConnection, table: str, low: UUID, high: UUID) -> bool:
+    key = "connection" if table in ("disconnects", "reattachments") else "id"
+    query = text(
+        f"select exists (select from {table}_default where {key} >= :low and {key} < :high)"  # noqa: S608 - names of our own
+    )
+    return bool(await connection.scalar(query, {"low": low, "high": high}))

@@ -1,0 +1,50 @@
+"""Which API and worker processes live.
+
+A process renews its row; one whose row has ended is dead to all others. A *seat* is a place that
+only one process can hold, known to a supervisor: who takes it proves that its last holder is dead.
+"""
+
+import os
+import socket
+from uuid import UUID
+
+from db.database import Fetches
+
+TAKE_SEAT = """
+update processes set ended_at = now() where seat = $1 and id <> $2 and ended_at is null
+"""
+BEAT = """
+update processes set heartbeat_at = now() where id = $1 and ended_at is null returning id
+"""
+ENTER = """
+insert into processes (id, kind, seat, host, pid) values ($1, $2, $3, $4, $5)
+on conflict (id) do update set heartbeat_at = now(), ended_at = null, seat = null
+"""
+LEAVE = "update processes set ended_at = now() where id = $1"
+
+
+class Process:
+    """This process, as the others see it."""
+
+    def __init__(self, identifier: UUID, kind: str, seat: str | None) -> None:
+        self.id = identifier
+        self.kind = kind
+        self._seat = seat
+
+    async def enter(self, lane: Fetches) -> None:
+        """Become known, in place of the dead process that held the seat."""
+        if self._seat is not None:
+            await lane.fetch(TAKE_SEAT, self._seat, self.id)
+        await lane.fetch(ENTER, self.id, self.kind, self._seat, socket.gethostname(), os.getpid())
+
+    async def beat(self, lane: Fetches) -> bool:
+        """Renew the row; False where others took this process for dead, and it is known anew."""
+        if await lane.fetch(BEAT, self.id):
+            return True
+        self._seat = None
+        await self.enter(lane)
+        return False
+
+    async def leave(self, lane: Fetches) -> None:
+        """Say that this process ends."""
+        await lane.fetch(LEAVE, self.id)

@@ -1,0 +1,39 @@
+"""Stored answers, read back by whoever missed the notice."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+
+from db.database import Fetches
+
+COLUMNS = "id, epoch, outcome, status_code, streamed, body"
+BY_IDS = f"select {COLUMNS} from results where id = any($1::uuid[])"  # noqa: S608 - a constant
+PROGRESS = "select id, epoch from queue where id = any($1::uuid[])"
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A result as the API delivers it; the chunks of a stream are the lines of ``body``."""
+
+    id: UUID
+    epoch: int
+    outcome: int
+    status_code: int
+    streamed: bool
+    body: bytes
+
+
+async def results_of(lane: Fetches, ids: Sequence[UUID]) -> list[Stored]:
+    """The results of those requests that have one; one query for all."""
+    return [Stored(*row) for row in await lane.fetch(BY_IDS, ids)]
+
+
+async def epochs_of(lane: Fetches, ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The claim epochs of those requests that are not finished."""
+    return {row["id"]: row["epoch"] for row in await lane.fetch(PROGRESS, ids)}
+
+
+async def result_of(database: Fetches, identifier: UUID) -> Stored | None:
+    """One request's result."""
+    rows = await database.fetch(BY_IDS, [identifier])
+    return Stored(*rows[0]) if rows else None

@@ -1,0 +1,19 @@
+-- Claims rows that were lost with their runs, all lost equally often, oldest first.
+update queue q
+set state = 1, owner_kind = 1, owner = $1, epoch = q.epoch + 1, claimed_at = now()
+where
+    q.ctid = any(array(
+        select w.ctid
+        from queue w
+        where w.state = 3 and w.model = $3 and w.lost = $4
+        order by w.id
+        limit $5
+        for update skip locked
+    ))
+    and exists (select from routes r where r.backend = $2 and r.model = $3)
+    and (select true from runs where id = $1 and ended_at is null for share)
+returning
+    q.id, q.epoch, q.team_id, q.class, q.endpoint, q.model, q.streamed, q.attempts, q.lost,
+    q.channel, q.prefix_key,
+    (select b.body from requests b where b.id = q.id) as body,
+    (select r.upstream from routes r where r.backend = $2 and r.model = q.model) as upstream

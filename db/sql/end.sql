@@ -1,0 +1,30 @@
+-- Ends requests from outside of a run: cancelled, expired, abandoned or condemned ones. Whatever
+-- their state, the queue row goes and a result takes its place; the owner, if any, must be told.
+with ended as (
+    delete from queue q
+    using unnest($1::uuid[]) as e(id)
+    where q.id = e.id and ($2::integer is null or q.team_id = $2)
+    returning
+        q.id, q.channel, q.owner, q.owner_kind, q.claimed_at, q.team_id, q.model, q.streamed,
+        q.batch_id, q.epoch, q.attempts
+), stored as (
+    insert into results (
+        id, team_id, model, outcome, status_code, body, streamed, epoch, attempts, backend,
+        worker, run_id, started_at
+    )
+    select
+        e.id, e.team_id, e.model, $3, $4, $5, e.streamed, e.epoch, e.attempts, r.backend,
+        r.worker, r.id, e.claimed_at
+    from ended e left join runs r on r.id = e.owner
+), counted as (
+    insert into deltas (
+        team_id, model, backend, batch_id, completed, failed, cancelled, expired,
+        prompt_tokens, cached_tokens, completion_tokens
+    )
+    select
+        team_id, model, null, batch_id, 0, count(*) filter (where $3 = 1),
+        count(*) filter (where $3 = 2), count(*) filter (where $3 = 3), 0, 0, 0
+    from ended
+    group by team_id, model, batch_id
+)
+select id, channel, owner, epoch from ended

@@ -1,0 +1,23 @@
+-- Says that a run lives, and learns which of the claims that it holds are no longer its own
+-- (cancelled, swept), and which rows it owns without knowing: those of a claim whose answer was lost
+-- with the connection. Not alive means that the run was ended.
+with beat as (
+    update runs
+    set heartbeat_at = now(), in_flight = cardinality($2::uuid[])
+    where id = $1 and ended_at is null
+    returning id
+)
+select
+    exists (select from beat) as alive,
+    array(
+        select h.id
+        from unnest($2::uuid[], $3::integer[]) as h(id, epoch)
+        where not exists (
+            select from queue q where q.id = h.id and q.epoch = h.epoch and q.owner = $1
+        )
+    ) as gone,
+    array(
+        select q.id
+        from queue q
+        where q.owner = $1 and q.claimed_at < now() - interval '5 seconds' and q.id <> all($2)
+    ) as strays

@@ -1,0 +1,29 @@
+-- Takes over a recent request of the same fingerprint whose last connection ended undelivered, at
+-- most one retry for each ended connection. A connection has ended when its end was noted, or when
+-- the API process that held it is dead.
+with candidate as (
+    select r.id, coalesce(last.successor, r.id) as connection, r.streamed
+    from requests r
+    left join lateral (
+        select a.successor, a.incarnation
+        from reattachments a
+        where a.request_id = r.id
+        order by a.successor desc
+        limit 1
+    ) last on true
+    where
+        r.fingerprint = $1 and r.team_id = $2 and r.id > $3 and r.incarnation is not null
+        and not exists (select from deliveries d where d.id = r.id)
+        and (
+            exists (
+                select from disconnects d where d.connection = coalesce(last.successor, r.id)
+            )
+            or not exists (
+                select from processes p
+                where p.id = coalesce(last.incarnation, r.incarnation) and p.ended_at is null
+            )
+        )
+    order by r.id
+    limit 8
+)
+select id, connection from candidate

@@ -1,0 +1,20 @@
+-- Returns claimed requests that failed for a passing reason to the queue, to wait for a while, and
+-- keeps what happened as attempts.
+with failed as (
+    select *
+    from unnest($2::uuid[], $3::integer[], $4::float8[], $5::text[])
+        as f(id, epoch, delay_seconds, error)
+), returned as (
+    update queue q
+    set
+        state = 2, owner_kind = 0, owner = null, attempts = q.attempts + 1,
+        not_before = now() + make_interval(secs => f.delay_seconds)
+    from failed f
+    where q.id = f.id and q.epoch = f.epoch and q.owner = $1
+    returning q.id, q.epoch, q.claimed_at, f.error
+), noted as (
+    insert into attempts (id, epoch, outcome, error, backend, worker, run_id, started_at)
+    select id, epoch, 'failed', error, $6, $7, $1, claimed_at
+    from returned
+)
+select id from returned

@@ -1,0 +1,71 @@
+"""The first transition: a request is stored and waits."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from db.database import Lane
+from db.sql import load
+
+SUBMIT = load("submit")
+STORED = "select id from requests where id = any($1::uuid[])"
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as it is stored.
+
+    ``fingerprint`` is a hash of team, path and body; ``incarnation`` and ``channel`` name the API
+    process that waits for it, and are None where no one does; ``share`` is a bucket from 0 to 9999,
+    by which a route's share of the traffic is cut.
+    """
+
+    id: UUID
+    team_id: int
+    key_id: UUID
+    person: str | None
+    service_class: int
+    endpoint: int
+    model: str
+    streamed: bool
+    body: bytes
+    fingerprint: UUID
+    incarnation: UUID | None = None
+    channel: UUID | None = None
+    share: int
+    prefix_key: int
+    deadline: datetime | None = None
+
+
+async def submit(lane: Lane, items: Sequence[Submission], again: bool) -> Sequence[None]:
+    """Store all items, or none; ``again`` says that some may be stored already."""
+    outcomes = [None] * len(items)
+    if again:
+        rows = await lane.fetch(STORED, [item.id for item in items])
+        stored = {row["id"] for row in rows}
+        items = [item for item in items if item.id not in stored]
+    if items:
+        await lane.fetch(SUBMIT, *columns(items))
+    return outcomes
+
+
+def columns(items: Sequence[Submission]) -> tuple[list[object], ...]:
+    """The items as the arrays that ``submit.sql`` takes."""
+    return (
+        [item.id for item in items],
+        [item.team_id for item in items],
+        [item.key_id for item in items],
+        [item.person for item in items],
+        [item.service_class for item in items],
+        [item.endpoint for item in items],
+        [item.model for item in items],
+        [item.streamed for item in items],
+        [item.body for item in items],
+        [item.fingerprint for item in items],
+        [item.incarnation for item in items],
+        [item.channel for item in items],
+        [item.share for item in items],
+        [item.prefix_key for item in items],
+        [item.deadline for item in items],
+    )

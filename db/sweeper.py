@@ -1,0 +1,104 @@
+"""The loop that sweeps: in every process, acting in the one that holds the lock."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import asyncpg
+import structlog
+from dramatiq.brokers.redis import RedisBroker
+
+from carpool.dispatch import send_run
+from carpool.doorbell import Doorbell
+from carpool.notices import Gone, Waiting
+from carpool.settings import Settings
+from db.database import Database, DatabaseAway, Lane
+from db.end import Ended
+from db.partitions import ensure_partitions
+from db.sweep import FORGET_RUNS, Swept, sweep
+
+LOCK = "select pg_try_advisory_lock(0x73776570) as mine"
+ROUTES = "select model, backend from routes where model = any($1::text[])"
+CANDIDACY_SECONDS = 5.0
+UPKEEP_SECONDS = 3600.0
+log = structlog.get_logger()
+
+
+class Sweeper:
+    """Sweeps while it holds the lock, and tells those concerned; works without Redis."""
+
+    def __init__(
+        self, settings: Settings, database: Database, doorbell: Doorbell, broker: RedisBroker
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._doorbell = doorbell
+        self._broker = broker
+
+    async def serve(self) -> None:
+        """Sweep for ever; an error ends a round and not the loop."""
+        lane = self._database.lane()
+        loop = asyncio.get_running_loop()
+        upkeep_at = loop.time()
+        try:
+            while True:
+                try:
+                    pause = CANDIDACY_SECONDS
+                    # The lock lasts as long as the lane's session, and may be taken again by it.
+                    if (await lane.fetch(LOCK))[0]["mine"]:
+                        pause = self._settings.poll_seconds
+                        if loop.time() >= upkeep_at:
+                            await self._upkeep(lane)
+                            upkeep_at = loop.time() + UPKEEP_SECONDS
+                        await self._round(lane)
+                except (DatabaseAway, asyncpg.PostgresError) as error:
+                    log.warning("sweep_failed", error=repr(error))
+                    pause = self._settings.poll_seconds
+                await asyncio.sleep(pause)
+        finally:
+            await lane.close()
+
+    async def _round(self, lane: Lane) -> None:
+        swept = await sweep(
+            lane,
+            lease_seconds=self._settings.lease_seconds,
+            grace_seconds=self._settings.grace_seconds,
+        )
+        if swept.dead_runs:
+            log.warning("runs_ended_by_sweep", runs=[str(run) for run in swept.dead_runs])
+        await self._tell(lane, swept)
+
+    async def _tell(self, lane: Lane, swept: Swept) -> None:
+        for channel, lost in swept.lost:
+            self._doorbell.notify(channel, lost)
+        tell_ended(self._doorbell, swept.ended)
+        await ring_backends(lane, self._doorbell, swept.waiting)
+        for backend in swept.unserved:
+            await asyncio.to_thread(send_run, self._broker, backend)
+
+    async def _upkeep(self, lane: Lane) -> None:
+        await ensure_partitions(
+            self._database, datetime.now(UTC), days=self._settings.partition_days
+        )
+        await lane.fetch(FORGET_RUNS)
+
+
+def tell_ended(doorbell: Doorbell, ended: Iterable[Ended]) -> None:
+    """Tell whoever waits for requests that were ended, and the runs that hold them."""
+    for request in ended:
+        if request.channel is not None:
+            doorbell.notify(request.channel, request.notice)
+        if request.owner is not None:
+            doorbell.tell_run(request.owner, Gone(request.id, request.epoch))
+
+
+async def ring_backends(lane: Lane, doorbell: Doorbell, groups: Iterable[Waiting]) -> None:
+    """Ring for groups at each backend that a route leads to."""
+    groups = list(groups)
+    if not groups:
+        return
+    routes = await lane.fetch(ROUTES, [group.model for group in groups])
+    for group in groups:
+        for route in routes:
+            if route["model"] == group.model:
+                doorbell.ring(route["backend"], group)

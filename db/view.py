@@ -1,0 +1,110 @@
+"""Requests as their owners see them: one object put together from the rows about it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from carpool.states import Outcome, QueueState, RequestStatus
+from db.database import Database
+
+VIEW = """
+select
+    r.id, r.endpoint, r.model, r.streamed, q.state, q.attempts as queue_attempts,
+    q.claimed_at, run.backend as run_backend,
+    s.outcome, s.status_code, s.body, s.backend, s.started_at, s.completed_at, s.attempts,
+    (select count(*) from attempts a where a.id = r.id) as ended_claims
+from requests r
+left join queue q on q.id = r.id
+left join runs run on run.id = q.owner
+left join results s on s.id = r.id
+"""
+ONE = VIEW + "where r.id = :id and r.team_id = :team_id"
+# Finished requests are found by their results, the others by their queue rows.
+CONDITIONS = {
+    RequestStatus.QUEUED: "q.state <> 1",
+    RequestStatus.IN_PROGRESS: "q.state = 1",
+    RequestStatus.COMPLETED: "s.outcome = 0",
+    RequestStatus.FAILED: "s.outcome = 1",
+    RequestStatus.CANCELLED: "s.outcome = 2",
+    RequestStatus.EXPIRED: "s.outcome = 3",
+}
+MAX_PAGE = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestView:
+    """What is known of a request now; times are None until they have come."""
+
+    id: UUID
+    status: RequestStatus
+    endpoint: int
+    model: str
+    streamed: bool
+    backend: str | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    attempts: int
+    status_code: int | None
+    body: bytes | None
+
+
+async def view(database: Database, identifier: UUID, *, team_id: int) -> RequestView | None:
+    """One request of a team; None where it has none of this id."""
+    async with database.connect() as connection:
+        row = (
+            await connection.execute(text(ONE), {"id": identifier, "team_id": team_id})
+        ).one_or_none()
+    return None if row is None else _view(row)
+
+
+async def page(
+    database: Database,
+    *,
+    team_id: int,
+    status: RequestStatus | None = None,
+    model: str | None = None,
+    after: UUID | None = None,
+    limit: int = 20,
+) -> list[RequestView]:
+    """A team's requests, newest first, at most ``limit`` from the one after ``after`` on."""
+    conditions = ["r.team_id = :team_id"]
+    values: dict[str, Any] = {"team_id": team_id, "limit": limit}
+    if status is not None:
+        conditions.append(CONDITIONS[status])
+    if model is not None:
+        conditions.append("r.model = :model")
+        values["model"] = model
+    if after is not None:
+        conditions.append("r.id < :after")
+        values["after"] = after
+    query = f"{VIEW} where {' and '.join(conditions)} order by r.id desc limit :limit"
+    async with database.connect() as connection:
+        rows = await connection.execute(text(query), values)
+        return [_view(row) for row in rows]
+
+
+def _view(row: Any) -> RequestView:
+    if row.outcome is not None:
+        status = RequestStatus.of(Outcome(row.outcome))
+    elif row.state == QueueState.CLAIMED:
+        status = RequestStatus.IN_PROGRESS
+    else:
+        status = RequestStatus.QUEUED
+    running = status in (RequestStatus.IN_PROGRESS,)
+    ran = row.outcome is not None and row.started_at is not None
+    return RequestView(
+        id=row.id,
+        status=status,
+        endpoint=row.endpoint,
+        model=row.model,
+        streamed=row.streamed,
+        backend=row.backend if row.outcome is not None else row.run_backend,
+        started_at=row.started_at if row.outcome is not None else row.claimed_at,
+        completed_at=row.completed_at,
+        attempts=row.ended_claims + (1 if running or ran else 0),
+        status_code=row.status_code,
+        body=row.body,
+    )
