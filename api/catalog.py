@@ -1,8 +1,8 @@
 """Which models there are, and at which backends to ring for them."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from api.remembered import Remembered
 from carpool.errors import NotFound
 from db.database import Database
 from db.routes import list_routes
@@ -17,25 +17,22 @@ class Catalog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._backends: dict[str, list[str]] = {}
-        self._read_at = -REMEMBER_SECONDS
-
-    def forget(self) -> None:
-        """Read the routes anew."""
-        self._read_at = -REMEMBER_SECONDS
+        self._routes: Remembered[None, Mapping[str, Sequence[str]]] = Remembered(
+            self._read, seconds=REMEMBER_SECONDS
+        )
+        self.forget = self._routes.forget
 
     async def models(self) -> Sequence[str]:
         """The names of all models, sorted."""
-        await self._refresh(REMEMBER_SECONDS)
-        return sorted(self._backends)
+        return sorted(await self._routes.get(None))
 
     async def backends(self, model: str) -> Sequence[str]:
         """The backends of a model, live or not; raises NotFound for a model without a route."""
-        await self._refresh(REMEMBER_SECONDS)
-        if model not in self._backends:
-            await self._refresh(RELOAD_SECONDS)
+        routes = await self._routes.get(None)
+        if model not in routes:
+            routes = await self._routes.get(None, younger_than_seconds=RELOAD_SECONDS)
         try:
-            return self._backends[model]
+            return routes[model]
         except KeyError:
             raise NotFound(
                 f"The model `{model}` does not exist or you do not have access to it.",
@@ -43,12 +40,8 @@ class Catalog:
                 code="model_not_found",
             ) from None
 
-    async def _refresh(self, age_seconds: float) -> None:
-        now = time.monotonic()
-        if now - self._read_at < age_seconds:
-            return
-        self._read_at = now
+    async def _read(self, key: None) -> Mapping[str, Sequence[str]]:
         backends: dict[str, list[str]] = {}
         for route in await list_routes(self._database):
             backends.setdefault(route.model, []).append(route.backend)
-        self._backends = backends
+        return backends

@@ -88,9 +88,7 @@ async def openai(**settings: Any) -> AsyncIterator[tuple[Harness, Provider]]:
         )
         async with started(make("provider", given)) as backend:
             yield (
-                Harness(
-                    backend, "good", {}, running=lambda: provider.open, slow_upstream="slow"
-                ),
+                Harness(backend, "good", {}, running=lambda: provider.open, slow_upstream="slow"),
                 provider,
             )
 
@@ -118,3 +116,15 @@ async def started(backend: Backend) -> AsyncIterator[Backend]:
         yield backend
     finally:
         await backend.close()
+
+
+def unstarted(kind: str) -> Backend:
+    """A backend of each kind, as it is before its start."""
+    settings = {
+        "simulated": SimulatedSettings(
+            kind="simulated", first_token_milliseconds=0, token_milliseconds=0, slots=1
+        ),
+        "openai": OpenAISettings.model_validate({"kind": "openai", "api_key": KEY}),
+        "vllm": VLLMSettings(kind="vllm", model="nowhere"),
+    }
+    return make(kind, settings[kind])

@@ -5,7 +5,6 @@ What it was asked stands in ``requests``, how many requests it holds in ``open``
 """
 
 import asyncio
-import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -91,6 +90,8 @@ class Provider:
         self.requests.append(body)
         if refused := self._unauthorized(request) or _misbehave(body):
             return refused
+        if {"messages", "prompt"}.isdisjoint(body):
+            return _error(400, "Missing required parameter: 'messages'.", None, "messages")
         made = shape(body)
         if made.prompt_tokens > CONTEXT_TOKENS:
             return _error(400, "Your prompt is too long.", "context_length_exceeded", "messages")
@@ -263,11 +264,5 @@ def _frame(chunk: Json) -> str:
 
 async def _gone(request: Request) -> None:
     """Return once the client has closed the connection."""
-    while not await request.is_disconnected():
-        await asyncio.sleep(0.01)
-
-
-@contextlib.asynccontextmanager
-async def running() -> AsyncIterator[Provider]:
-    async with Provider() as provider:
-        yield provider
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

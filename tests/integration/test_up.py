@@ -91,9 +91,10 @@ class Up:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.printed.append(line)
-            self._lines.put(line)
+        with self.process.stdout as output:
+            for line in output:
+                self.printed.append(line)
+                self._lines.put(line)
 
 
 @pytest.fixture
@@ -216,7 +217,7 @@ def test_a_start_after_a_killed_up_and_guard_ends_what_was_left(directory: Path)
         children = first.descendants()
         guard = next(child for child in children if "cli.guard" in child.cmdline())
         guard.kill()
-        psutil.wait_procs([guard], timeout=END_SECONDS)
+        wait_for(lambda: living([guard]) == [])
         first.process.kill()
         first.process.wait()
         left = [first.pid(name) for name in ("api", "postgres", "valkey", "worker simulated-1")]
@@ -233,7 +234,8 @@ def test_a_killed_child_is_started_again_and_serves(directory: Path, name: str) 
         pid = up.pid(name)
         os.kill(pid, signal.SIGKILL)
         up.line(rf"carpool: {name} \(pid {pid}\) was killed by SIGKILL; starts again in 0.2 s")
-        up.line(rf"carpool: {name} runs again \(pid {up.pid(name)}\)")
+        again = up.line(rf"carpool: {name} runs again \(pid (\d+)\)")
+        assert int(again[1]) == up.pid(name) != pid
         with client(up.connection) as openai:
             answer = openai.chat.completions.create(
                 model="simulated", messages=[{"role": "user", "content": "Hello"}]

@@ -6,6 +6,7 @@ its own, and a spawned one imports the parent's main module, which therefore nee
 """
 
 import asyncio
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from carpool.errors import ConfigurationError, EngineDied
@@ -30,7 +31,7 @@ class VLLMBackend:
         self.name = name
         self.capacity = 0
         self._settings = settings
-        self._starting: asyncio.Future[VLLMEngine] | None = None
+        self._loading: asyncio.Future[None] | None = None
         self._engine: VLLMEngine | None = None
 
     @property
@@ -39,11 +40,15 @@ class VLLMBackend:
 
     async def start(self) -> None:
         """Load the engine, in a thread: the event loop goes on while the weights are read."""
-        self._starting = asyncio.ensure_future(
-            asyncio.to_thread(_build, self.name, self._arguments())
-        )
-        engine = await asyncio.shield(self._starting)
+        arguments = self._arguments()
+        try:
+            module = await asyncio.to_thread(import_module, "workers.backends.vllm_engine")
+        except ImportError as error:
+            raise ConfigurationError(f"backends.{self.name}: no vLLM here: {error}") from error
+        engine: VLLMEngine = module.VLLMEngine(arguments)
         self._engine = engine
+        self._loading = asyncio.ensure_future(asyncio.to_thread(self._load, engine))
+        await asyncio.shield(self._loading)
         await engine.open()
         seats = engine.max_sequences
         self.capacity = seats + max(LEAST_LOOK_AHEAD, seats // LOOK_AHEAD_SHARE)
@@ -60,12 +65,11 @@ class VLLMBackend:
 
     async def close(self) -> None:
         """End the engine's processes; a start that is under way is awaited first."""
-        starting, self._starting = self._starting, None
-        self._engine = None
-        if starting is not None:
-            await asyncio.wait([starting])
-            if not starting.cancelled() and starting.exception() is None:
-                await starting.result().close()
+        engine, self._engine = self._engine, None
+        if self._loading is not None:
+            await asyncio.wait([self._loading])
+        if engine is not None:
+            await engine.close()
 
     def _started(self) -> "VLLMEngine":
         if self._engine is None:
@@ -86,17 +90,14 @@ class VLLMBackend:
             served_name(self._settings),
         ]
 
-
-def _build(name: str, arguments: list[str]) -> "VLLMEngine":
-    from workers.backends.vllm_engine import VLLMEngine
-
-    try:
-        return VLLMEngine.build(arguments)
-    except SystemExit:
-        raise ConfigurationError(
-            f"backends.{name}.args: vLLM refuses them; its message stands in the log"
-        ) from None
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"backends.{name}: {error}") from error
-    except (RuntimeError, TimeoutError) as error:
-        raise OSError(f"The engine of backend '{name}' did not start: {error}") from error
+    def _load(self, engine: "VLLMEngine") -> None:
+        try:
+            engine.load()
+        except SystemExit:
+            raise ConfigurationError(
+                f"backends.{self.name}.args: vLLM refuses them; its message stands in the log"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"backends.{self.name}: {error}") from error
+        except RuntimeError as error:
+            raise OSError(f"The engine of backend '{self.name}' did not start: {error}") from error

@@ -53,28 +53,32 @@ _DEAD = "The vLLM engine has died."
 class VLLMEngine:
     """One engine with its processes; ``unfinished`` counts its sequences, waiting ones included."""
 
-    def __init__(self, llm: AsyncLLM, args: Namespace) -> None:
-        self._llm = llm
-        self._args = args
+    def __init__(self, arguments: list[str]) -> None:
+        self._arguments = arguments
+        self._args = Namespace()
+        self._llm: Any = None
         self._state = State()
-        self.max_sequences: int = llm.vllm_config.scheduler_config.max_num_seqs
+        self.max_sequences = 0
 
-    @classmethod
-    def build(cls, arguments: list[str]) -> "VLLMEngine":
-        """Load the model; takes seconds to minutes and blocks."""
+    def load(self) -> None:
+        """Start the engine; blocks for seconds to minutes.
+
+        Nothing in this frame refers to the engine: vLLM keeps exceptions, and with them the frames
+        of its callers, so that a local variable would keep a closed engine in memory.
+        """
         cli_env_setup()
-        args = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
-        validate_parsed_serve_args(args)
-        config = AsyncEngineArgs.from_cli_args(args).create_engine_config(
+        self._args = make_arg_parser(FlexibleArgumentParser()).parse_args(self._arguments)
+        validate_parsed_serve_args(self._args)
+        config = AsyncEngineArgs.from_cli_args(self._args).create_engine_config(
             usage_context=UsageContext.OPENAI_API_SERVER
         )
-        llm = AsyncLLM.from_vllm_config(
+        self.max_sequences = config.scheduler_config.max_num_seqs
+        self._llm = AsyncLLM.from_vllm_config(
             vllm_config=config,
             usage_context=UsageContext.OPENAI_API_SERVER,
-            enable_log_requests=args.enable_log_requests,
-            disable_log_stats=args.disable_log_stats,
+            enable_log_requests=self._args.enable_log_requests,
+            disable_log_stats=self._args.disable_log_stats,
         )
-        return cls(llm, args)
 
     async def open(self) -> None:
         """Build the serving classes, in the event loop that will call them."""
@@ -84,25 +88,27 @@ class VLLMEngine:
 
     @property
     def unfinished(self) -> int:
-        return int(self._llm.get_num_unfinished_requests())
+        return 0 if self._llm is None else int(self._llm.get_num_unfinished_requests())
 
     async def models(self) -> list[str]:
         listed = await self._state.openai_serving_models.show_available_models()
         return [card.id for card in listed.data]
 
     async def health(self) -> None:
-        if self._llm.errored:
-            raise EngineDied(_DEAD)
+        self._alive()
 
     async def close(self) -> None:
         """End the engine's processes; what it still holds raises EngineDied."""
-        self._llm.output_processor.propagate_error(EngineDeadError())
-        timeout = max(self._llm.vllm_config.shutdown_timeout, SHUTDOWN_SECONDS)
-        await asyncio.to_thread(self._llm.shutdown, timeout=timeout)
-        self._state = State()
+        llm, self._llm, self._state = self._llm, None, State()
+        if llm is None:
+            return
+        llm.output_processor.propagate_error(EngineDeadError())
+        timeout = max(llm.vllm_config.shutdown_timeout, SHUTDOWN_SECONDS)
+        await asyncio.to_thread(llm.shutdown, timeout=timeout)
 
     async def answer(self, call: Call, emit: Emit) -> Answer:
         """Run one call; see the protocol."""
+        self._alive()
         try:
             served = await self._serve(self._handler(call), self._request(call))
             if isinstance(served, ErrorResponse):
@@ -183,7 +189,10 @@ class VLLMEngine:
 
     def _refused(self, call: Call, response: ErrorResponse) -> RefusedError:
         """vLLM's error in OpenAI's shape; raises what it means for the queue, if not lasting."""
-        if self._llm.errored:
-            raise EngineDied(_DEAD)
+        self._alive()
         error = response.error
         return vllm_answer.refused(call, error.code, error.message, error.param)
+
+    def _alive(self) -> None:
+        if self._llm is None or self._llm.errored:
+            raise EngineDied(_DEAD)
