@@ -67,9 +67,7 @@ async def admit(
 async def join(services: Services, ticket: Ticket, sink: Sink) -> None:
     """Let a sink wait for a request that may have run, or ended, before."""
     services.waiting.add(sink)
-    if ticket.joined and not await attach(
-        services.database, ticket.request, services.incarnation
-    ):
+    if ticket.joined and not await attach(services.database, ticket.request, services.incarnation):
         result = await result_of(services.database, ticket.request)
         if result is not None:
             sink.stored(result)

@@ -108,4 +108,3 @@ def _refusal(reason: str) -> InvalidRequest:
     code = "invalid_type" if ", got `" in what else "invalid_value"
     where = f"Invalid value for '{path}'" if path else "Invalid body"
     return InvalidRequest(f"{where}: {what[0].lower()}{what[1:]}.", param=path, code=code)
-

@@ -68,9 +68,7 @@ async def events(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     """``DELETE /v1/requests/{id}``: the cancelled object; one that has ended is returned as is."""
     services, identity, identifier = await _addressed(request)
-    ended = await end_requests(
-        services.database, [identifier], CANCELLED, team_id=identity.team_id
-    )
+    ended = await end_requests(services.database, [identifier], CANCELLED, team_id=identity.team_id)
     tell_ended(services.doorbell, ended)
     return JSON(request_object(await _seen(services, identity, identifier)))
 

@@ -33,6 +33,7 @@ async def _serve(settings: Settings) -> None:
         http="httptools",
         lifespan="on",
         ws="none",
+        proxy_headers=False,
         access_log=False,
         log_config=None,
         server_header=False,

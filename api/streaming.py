@@ -9,9 +9,8 @@ from api.admission import join
 from api.responses import JSON, REQUEST_PREFIX, error_response, watch
 from api.services import Services, Ticket
 from api.sinks import StreamSink
-from carpool.errors import Unavailable, error_body
+from carpool.errors import Unavailable
 from carpool.ids import public_id
-
 from carpool.states import Outcome
 from db.database import DatabaseAway
 from db.end import CANCELLED, INTERRUPTED, Ending, end_requests
@@ -137,9 +136,7 @@ class StreamResponse(Response):
     async def _end(self, ending: Ending) -> None:
         """End the request itself, for no one will read it."""
         try:
-            ended = await end_requests(
-                self._services.database, [self._ticket.request], ending
-            )
+            ended = await end_requests(self._services.database, [self._ticket.request], ending)
         except DatabaseAway:
             self._services.disconnected(self._ticket, alone=True)
             return

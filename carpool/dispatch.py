@@ -18,7 +18,7 @@ def run_queue(backend: str) -> str:
 
 def make_broker(redis_url: str, *, timeout_seconds: float) -> RedisBroker:
     """A broker without middleware: a run has no time limit, no retries, no age."""
-    return RedisBroker(
+    return RedisBroker(  # type: ignore[no-untyped-call]
         url=redis_url,
         namespace="carpool",
         middleware=[],

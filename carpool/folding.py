@@ -50,7 +50,9 @@ def _merge(message: dict[str, Any], delta: dict[str, Any]) -> None:
 def _merge_items(items: list[Any], new: list[Any]) -> None:
     for item in new:
         index = item.get("index") if isinstance(item, dict) else None
-        known = next((i for i in items if i.get("index") == index), None) if index is not None else None
+        known = (
+            next((i for i in items if i.get("index") == index), None) if index is not None else None
+        )
         if known is None:
             items.append(dict(item) if isinstance(item, dict) else item)
         else:

@@ -21,9 +21,9 @@ class SimulatedSettings(_Frozen):
     """A backend that makes up deterministic text at a set pace."""
 
     kind: Literal["simulated"]
-    first_token_milliseconds: float = Field(200, ge=0)
-    token_milliseconds: float = Field(20, ge=0)
-    slots: int = Field(256, ge=1)
+    first_token_milliseconds: float = Field(default=200, ge=0)
+    token_milliseconds: float = Field(default=20, ge=0)
+    slots: int = Field(default=256, ge=1)
 
 
 class VLLMSettings(_Frozen):
@@ -42,8 +42,8 @@ class OpenAISettings(_Frozen):
     base_url: str | None = None
     api_key: SecretStr | None = None
     api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = Field(256, ge=1)
-    timeout_seconds: float = Field(600, gt=0)
+    concurrency: int = Field(default=256, ge=1)
+    timeout_seconds: float = Field(default=600, gt=0)
     models: tuple[str, ...] | None = None
 
 
@@ -74,31 +74,31 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     seat: str | None = None
     """Given by a supervisor that knows that the seat's last holder is dead."""
 
-    max_body_bytes: int = Field(10_000_000, ge=1)
-    max_attempts: int = Field(5, ge=1)
-    heartbeat_seconds: float = Field(2, gt=0)
-    lease_seconds: float = Field(15, gt=0)
-    poll_seconds: float = Field(1, gt=0)
-    grace_seconds: float = Field(130, ge=0)
-    drain_seconds: float = Field(10, ge=0)
-    stream_hold_seconds: float = Field(10, gt=0)
-    stream_heartbeat_seconds: float = Field(15, gt=0)
-    database_timeout_seconds: float = Field(10, gt=0)
-    redis_timeout_seconds: float = Field(2, gt=0)
-    partition_days: int = Field(14, ge=1)
+    max_body_bytes: int = Field(default=10_000_000, ge=1)
+    max_attempts: int = Field(default=5, ge=1)
+    heartbeat_seconds: float = Field(default=2, gt=0)
+    lease_seconds: float = Field(default=15, gt=0)
+    poll_seconds: float = Field(default=1, gt=0)
+    grace_seconds: float = Field(default=130, ge=0)
+    drain_seconds: float = Field(default=10, ge=0)
+    stream_hold_seconds: float = Field(default=10, gt=0)
+    stream_heartbeat_seconds: float = Field(default=15, gt=0)
+    database_timeout_seconds: float = Field(default=10, gt=0)
+    redis_timeout_seconds: float = Field(default=2, gt=0)
+    partition_days: int = Field(default=14, ge=1)
     log_json: bool = False
 
     vllm_model: str | None = None
     vllm_args: str = ""
-    openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
-    openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL")
-    simulated_first_token_ms: float = Field(200, ge=0)
-    simulated_token_ms: float = Field(20, ge=0)
-    simulated_slots: int = Field(256, ge=1)
+    openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+    simulated_first_token_ms: float = Field(default=200, ge=0)
+    simulated_token_ms: float = Field(default=20, ge=0)
+    simulated_slots: int = Field(default=256, ge=1)
 
     @cached_property
     def file(self) -> _File:

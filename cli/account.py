@@ -41,6 +41,15 @@ def let_through(path: Path) -> None:
             directory.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
 
+def let_use(tree: Path) -> None:
+    """Let every account read and run what a strict umask installed for its owner alone."""
+    for path in (tree, *tree.rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        owner_may = (mode & (stat.S_IRUSR | stat.S_IXUSR)) >> 6
+        if mode & owner_may != owner_may:
+            path.chmod(mode | owner_may)
+
+
 def _make_account() -> pwd.struct_passwd:
     command = ["useradd", "--system", "--shell", "/bin/false", ACCOUNT_NAME]
     try:

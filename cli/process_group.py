@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,10 +100,16 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 def process_start(pid: int) -> float:
-    """When a process started, in Unix seconds; 0 for one that is gone."""
+    """When a process started; 0 for one that is gone.
+
+    On Linux in ticks since the boot, which a step of the clock does not change (proc(5), field
+    22), elsewhere in Unix seconds.
+    """
     try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
+        if sys.platform != "linux":
+            return float(psutil.Process(pid).create_time())
+        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return 0.0
 
 

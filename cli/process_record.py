@@ -19,11 +19,10 @@ from cli.process_group import ProcessGroup, group_lives, is_zombie, kill_group, 
 
 _STEP_SECONDS = 0.02
 _KILLED_SECONDS = 10.0
-_CLOCK_SECONDS = 1.0
 
 
 class RecordedProcess(msgspec.Struct, frozen=True):
-    """The leader of a process group; ``started`` in Unix seconds."""
+    """The leader of a process group; ``started`` as of ``process_start``."""
 
     name: str
     pid: int
@@ -36,20 +35,17 @@ class RecordedProcess(msgspec.Struct, frozen=True):
     def alive(self) -> bool:
         """Whether the leader still runs."""
         with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pid)
-            return self._is(process) and not is_zombie(process)
+            return process_start(self.pid) == self.started and not is_zombie(
+                psutil.Process(self.pid)
+            )
         return False
 
     @property
     def group_remains(self) -> bool:
         """Whether the leader, or a group that it left, still runs."""
-        with suppress(psutil.NoSuchProcess):
-            if not self._is(psutil.Process(self.pid)):
-                return False  # the pid is another's now, which it is not while our group lives
-        return group_lives(self.pid)
-
-    def _is(self, process: psutil.Process) -> bool:
-        return abs(float(process.create_time()) - self.started) < _CLOCK_SECONDS
+        # The pid of a living group is given to no other process: a start that differs is a
+        # stranger's.
+        return process_start(self.pid) in {self.started, 0} and group_lives(self.pid)
 
 
 class Record(msgspec.Struct, frozen=True):

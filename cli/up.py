@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -123,4 +124,5 @@ def _end_leftovers(path: Path) -> None:
 
 
 def _say(line: str) -> None:
-    print(f"carpool: {line}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a terminal that is gone
+        print(f"carpool: {line}", file=sys.stderr, flush=True)

@@ -94,7 +94,5 @@ class Finisher:
 
     async def release(self, lane: Lane, claims: Sequence[tuple[UUID, int]]) -> Sequence[UUID]:
         """Hand (id, epoch) claims back, unharmed; returns the ids that were still this run's."""
-        rows = await lane.fetch(
-            RELEASE, self._run, [c[0] for c in claims], [c[1] for c in claims]
-        )
+        rows = await lane.fetch(RELEASE, self._run, [c[0] for c in claims], [c[1] for c in claims])
         return [row["id"] for row in rows]

@@ -127,7 +127,9 @@ async def _return_rows(database: Fetches, owner: UUID, swept: Swept) -> None:
             for row in rows
             if row["streamed"] and row["channel"] is not None
         )
-        swept.waiting.extend(_groups([row for row in rows if row["state"] != QueueState.BACKING_OFF]))
+        swept.waiting.extend(
+            _groups([row for row in rows if row["state"] != QueueState.BACKING_OFF])
+        )
         condemned = [row["id"] for row in rows if row["condemned"] and first]
         if condemned:
             swept.ended.extend(await end_requests(database, condemned, CONDEMNED))

@@ -189,7 +189,7 @@ class _Listener:
             asyncio.run_coroutine_threadsafe(serve(), loop).result()
 
         queue = run_queue(backend)
-        dramatiq.actor(run, actor_name=ACTOR, queue_name=queue, broker=broker)
+        dramatiq.actor(actor_name=ACTOR, queue_name=queue, broker=broker)(run)
         self._worker = dramatiq.Worker(broker, queues={queue}, worker_threads=1)
         self._worker.queue_prefetch = 1  # a second run message belongs to another worker
 

@@ -140,9 +140,7 @@ class Run:
                     free = self._backend.capacity - self._running if self._healthy else 0
                     picks = self._scheduler.plan(free=free, in_flight=len(self._held), now=now)
                     if picks:
-                        settled = id_at(
-                            datetime.now(UTC) - timedelta(seconds=LATE_COMMIT_SECONDS)
-                        )
+                        settled = id_at(datetime.now(UTC) - timedelta(seconds=LATE_COMMIT_SECONDS))
                         claims = await claim(lane, self.id, self._backend.name, picks)
                         self._scheduler.settle(picks, claims, settled=settled)
                         for claimed in claims:
@@ -250,14 +248,10 @@ class Run:
             return
         delay = error.retry_after_seconds or _backoff(attempts)
         await self._failures.put(
-            Failure(
-                id=claimed.id, epoch=claimed.epoch, delay_seconds=delay, error=error.reason
-            )
+            Failure(id=claimed.id, epoch=claimed.epoch, delay_seconds=delay, error=error.reason)
         )
 
-    async def _retry(
-        self, lane: Lane, failures: Sequence[Failure], again: bool
-    ) -> Sequence[None]:
+    async def _retry(self, lane: Lane, failures: Sequence[Failure], again: bool) -> Sequence[None]:
         await self._finisher.retry(lane, failures)
         return [None] * len(failures)
 

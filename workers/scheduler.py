@@ -89,9 +89,7 @@ class Scheduler:
             if self._advance(self._cursors[group], pick, mine, settled):
                 self._waiting[group] = None
 
-    def _advance(
-        self, cursor: _Cursor, pick: Pick, claims: Sequence[Claim], settled: UUID
-    ) -> bool:
+    def _advance(self, cursor: _Cursor, pick: Pick, claims: Sequence[Claim], settled: UUID) -> bool:
         """Move a cursor behind its claims; whether the group may hold more."""
         full = len(claims) >= pick.take
         if pick.group.service_class is not ServiceClass.BATCH:
@@ -119,4 +117,3 @@ class Scheduler:
             # Rows that were returned to the queue lie behind the cursor.
             cursor.id, cursor.rewound_at = NO_ID, now
         return cursor
-

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import pytest
 from pydantic import SecretStr
 
 from carpool.ids import new_id
@@ -19,6 +20,15 @@ MODEL = "team-model"
 """The name that clients use; no backend knows it."""
 
 VLLM_ARGS = ("--enforce-eager", "--dtype", "bfloat16", "--max-model-len", "2048")
+
+VLLM_WARNINGS = [
+    pytest.mark.filterwarnings(f"ignore:{message}:{category}")
+    for message, category in (
+        ("", "DeprecationWarning"),  # of libraries below vLLM
+        ("", "FutureWarning"),  # the same
+        ("unclosed context", "ResourceWarning"),  # vLLM never ends its ZeroMQ context
+    )
+]
 
 Json = dict[str, Any]
 

@@ -1,7 +1,8 @@
 """A small provider over HTTP that behaves like OpenAI, and misbehaves on request.
 
 Each model name is a manner: ``good`` answers, ``limited`` says 429, ``html`` answers with a page.
-What it was asked stands in ``requests``, how many requests it holds in ``open``.
+What it was asked stands in ``requests``, how many requests it holds in ``open``,
+the ports that they came from in ``clients``.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ class Provider:
     def __init__(self) -> None:
         self.requests: list[Json] = []
         self.open = 0
-        self.connections = 0
+        self.clients: set[int] = set()
         self.key = KEY
         self.url = ""
         app = Starlette(
@@ -133,6 +134,8 @@ class Provider:
             self.open -= 1
 
     def _unauthorized(self, request: Request) -> Response | None:
+        if request.client is not None:
+            self.clients.add(request.client.port)
         if request.headers["authorization"] == f"Bearer {self.key}":
             return None
         given = request.headers["authorization"]

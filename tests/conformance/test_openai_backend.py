@@ -1,0 +1,240 @@
+"""A provider's failures mean what they are, and only what must change in a body does."""
+
+import asyncio
+from email.utils import formatdate
+from time import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from carpool.errors import ConfigurationError, PassingError
+from carpool.settings import OpenAISettings
+from carpool.states import Endpoint
+from tests.conformance import harness
+from tests.conformance.harness import MODEL, Harness, Json
+from tests.conformance.patience import until
+from tests.conformance.provider import CACHED_TOKENS, KEY, Provider
+from workers.backends.openai_errors import openai_shaped, retry_after
+from workers.backends.registry import make
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+MESSAGES = [{"role": "user", "content": "Who leaves the yard at seven?"}]
+Started = tuple[Harness, Provider]
+
+
+def _chat(**changes: Any) -> Json:
+    return {"messages": MESSAGES, **changes}
+
+
+async def test_unknown_fields_pass_both_ways_and_the_model_is_renamed(openai: Started) -> None:
+    backend, provider = openai
+    found = await backend.decoded(_chat(future_field={"deep": [1, None]}, seed=2**60))
+    sent = provider.requests[-1]
+    assert sent["model"] == "good"
+    assert (sent["future_field"], sent["seed"]) == ({"deep": [1, None]}, 2**60)
+    assert (found["model"], found["x_extra"]) == (MODEL, 7)
+    await backend.answer(_chat(stream=True))
+    assert {(chunk["model"], chunk["x_extra"]) for chunk in backend.chunks()} == {(MODEL, 7)}
+
+
+async def test_a_stream_asks_for_its_usage_and_a_whole_answer_does_not(openai: Started) -> None:
+    backend, provider = openai
+    options = {"include_obfuscation": False}
+    answer = await backend.answer(_chat(stream=True, stream_options=options))
+    assert provider.requests[-1]["stream_options"] == {**options, "include_usage": True}
+    assert answer.usage.cached_tokens == CACHED_TOKENS
+    await backend.answer(_chat(stream=True, stream_options=options), stream=False)
+    assert not {"stream", "stream_options"} & provider.requests[-1].keys()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("manner", "status", "message"),
+    [
+        ("invalid", 400, "Invalid value"),
+        ("unknown", 404, "The model does not exist"),
+        ("ollama", 404, "model 'ollama' not found"),
+        ("unprocessable", 422, '[{"loc":["body","n"],"msg":"not a number","type":"int"}]'),
+    ],
+)
+async def test_lasting_errors_pass_through_in_openais_shape(
+    openai: Started, manner: str, status: int, message: str, stream: bool
+) -> None:
+    backend, _ = openai
+    answer = await backend.answer(_chat(stream=stream), upstream=manner)
+    assert answer.status == status
+    error = msgspec.json.decode(answer.body)["error"]
+    assert (error["message"], error["type"]) == (message, "invalid_request_error")
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("manner", "status", "reason"),
+    [
+        ("limited", 429, "answered 429"),
+        ("broken", 500, "answered 500"),
+        ("html", 502, "answered 502"),
+        ("html_ok", 502, "failed"),
+        ("truncated", 502, "failed"),
+        ("error_ok", 502, "failed"),
+        ("aborted", 502, "aborted the request"),
+    ],
+)
+async def test_passing_errors(
+    openai: Started, manner: str, status: int, reason: str, stream: bool
+) -> None:
+    backend, _ = openai
+    with pytest.raises(PassingError, match=reason) as caught:
+        await backend.answer(_chat(stream=stream), upstream=manner)
+    assert caught.value.status == status
+    assert set(msgspec.json.decode(caught.value.body)["error"]) == {
+        "message",
+        "type",
+        "param",
+        "code",
+    }
+    assert caught.value.retry_after_seconds == (7 if manner == "limited" else None)
+
+
+@pytest.mark.parametrize("manner", ["reset", "endless", "error_inside"])
+async def test_a_stream_that_breaks_is_a_failure_after_what_it_said(
+    openai: Started, manner: str
+) -> None:
+    backend, _ = openai
+    with pytest.raises(PassingError):
+        await backend.answer(_chat(stream=True), upstream=manner)
+    assert len(backend.emitted) == 4
+
+
+async def test_an_error_frame_before_the_first_chunk_is_its_status(openai: Started) -> None:
+    backend, _ = openai
+    answer = await backend.answer(_chat(stream=True), upstream="error_first")
+    assert (answer.status, backend.emitted) == (400, [])
+    assert msgspec.json.decode(answer.body)["error"]["code"] is None
+
+
+async def test_a_wrong_key_is_the_operators_fault_and_stays_secret(openai: Started) -> None:
+    backend, provider = openai
+    provider.key = "another"
+    try:
+        with pytest.raises(PassingError, match="401.*key") as caught:
+            await backend.answer(_chat())
+        with pytest.raises(PassingError):
+            await backend.backend.health()
+    finally:
+        provider.key = KEY
+    assert caught.value.status == 502
+    assert KEY not in caught.value.reason
+    assert KEY.encode() not in caught.value.body
+
+
+async def test_nothing_listens() -> None:
+    async with harness.openai() as (backend, provider):
+        await provider.__aexit__()
+        with pytest.raises(PassingError, match="connection failed"):
+            await backend.answer(_chat())
+        with pytest.raises(PassingError, match="cannot be reached"):
+            await backend.backend.health()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_too_slow_is_a_504(stream: bool) -> None:
+    async with harness.openai(timeout_seconds=0.2) as (backend, _):
+        with pytest.raises(PassingError, match="in time") as caught:
+            await backend.answer(_chat(stream=stream), upstream="slow")
+        assert caught.value.status == 504
+
+
+async def test_a_cancelled_stream_closes_its_connection(openai: Started) -> None:
+    backend, provider = openai
+    first = asyncio.Event()
+    call = backend.call(_chat(stream=True), upstream="slow")
+    task = asyncio.create_task(backend.backend.answer(call, lambda _: first.set()))
+    await first.wait()
+    assert provider.open == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: provider.open == 0)
+
+
+async def test_connections_are_used_again() -> None:
+    async with harness.openai() as (backend, provider):
+        for stream in (False, True, True, False):
+            await backend.answer(_chat(stream=stream))
+        assert len(provider.clients) == 1
+
+
+async def test_no_more_connections_than_the_settings_say() -> None:
+    async with harness.openai(concurrency=3) as (backend, provider):
+        calls = [backend.call(_chat()) for _ in range(12)]
+        await asyncio.gather(*(backend.backend.answer(call, print) for call in calls))
+        assert backend.backend.capacity == 3
+        assert len(provider.clients) <= 3
+
+
+async def test_models_are_the_providers_unless_they_are_set(openai: Started) -> None:
+    assert await openai[0].backend.models() == ["good"]
+    async with harness.openai(models=("one", "two")) as (backend, _):
+        assert await backend.backend.models() == ["one", "two"]
+
+
+async def test_embeddings_in_base64_pass_through(openai: Started) -> None:
+    backend, provider = openai
+    await backend.decoded(
+        {"input": ["a"], "encoding_format": "base64"}, endpoint=Endpoint.EMBEDDINGS
+    )
+    assert provider.requests[-1]["encoding_format"] == "base64"
+
+
+async def test_a_body_that_is_no_object_is_a_400(openai: Started) -> None:
+    assert (await openai[0].answer({}, body=b"[1]")).status == 400
+
+
+async def test_without_a_key_for_openai_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    settings = OpenAISettings.model_validate({"kind": "openai", "api_key_env": "NO_SUCH_KEY"})
+    with pytest.raises(ConfigurationError, match=r"backends\.cloud\.api_key_env: NO_SUCH_KEY"):
+        await make("cloud", settings).start()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "3"}, 3),
+        ({"retry-after": "0.5", "retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_retry_after_a_date() -> None:
+    found = retry_after({"retry-after": formatdate(time() + 30, usegmt=True)})
+    assert found is not None
+    assert 28 <= found <= 30
+
+
+def test_an_error_of_openais_shape_keeps_its_bytes() -> None:
+    body = b'{"error": {"message":"no","type":"t","param":null,"code":null,"more":1}}'
+    assert openai_shaped(400, body) == body
+
+
+def test_no_key_leaves_in_an_error() -> None:
+    body = b'{"error": {"message":"bad key sk-abcdefghijkl","type":"t"}}'
+    assert b"sk-abcdefghijkl" not in openai_shaped(400, body)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"3", b'"text"', b"\xff", b"{}", b"[]"])
+def test_any_body_becomes_an_error(body: bytes) -> None:
+    error = msgspec.json.decode(openai_shaped(500, body))["error"]
+    assert error["type"] == "server_error"
+    assert isinstance(error["message"], str)
