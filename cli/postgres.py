@@ -137,19 +137,22 @@ class EmbeddedPostgres:
 
     def _run(self, program: str, *arguments: str, stdin: str = "") -> None:
         account = self._account
-        result = subprocess.run(  # noqa: S603 - our own arguments
-            [str(self._binaries / program), *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            env=_environment(),
-            user=None if account is None else account.uid,
-            group=None if account is None else account.gid,
-            extra_groups=None if account is None else [],
-            start_new_session=True,
-        )
-        if result.returncode != 0:
-            raise ConfigurationError(f"Postgres: {program} failed: {result.stderr.strip()}")
+        try:
+            subprocess.run(  # noqa: S603 - our own arguments
+                [str(self._binaries / program), *arguments],
+                input=stdin,
+                capture_output=True,
+                check=True,
+                text=True,
+                env=_environment(),
+                user=None if account is None else account.uid,
+                group=None if account is None else account.gid,
+                extra_groups=None if account is None else [],
+                start_new_session=True,
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = str(getattr(error, "stderr", None) or error).strip()
+            raise ConfigurationError(f"Postgres: {program} failed: {reason}") from error
 
 
 @asynccontextmanager

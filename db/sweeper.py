@@ -1,4 +1,8 @@
-"""The loop that sweeps: in every process, acting in the one that holds the lock."""
+"""The loop that sweeps: in every process, acting in the one that holds the lease.
+
+A lease and not a lock: a process that is stopped, or cut off, must not keep the others from
+sweeping up after it. Two sweeps at once do no harm, only the same work twice.
+"""
 
 import asyncio
 from collections.abc import Iterable
@@ -10,6 +14,7 @@ from dramatiq.brokers.redis import RedisBroker
 
 from carpool.dispatch import send_run
 from carpool.doorbell import Doorbell
+from carpool.ids import new_id
 from carpool.notices import Gone, Waiting
 from carpool.settings import Settings
 from db.database import Database, DatabaseAway, Lane
@@ -17,9 +22,16 @@ from db.end import Ended
 from db.partitions import ensure_partitions
 from db.sweep import FORGET_RUNS, Swept, sweep
 
-LOCK = "select pg_try_advisory_lock(0x73776570) as mine"
+LEASE = """
+insert into leases as l (name, holder, until)
+values ('sweep', $1, now() + make_interval(secs => $2))
+on conflict (name) do update set holder = excluded.holder, until = excluded.until
+where l.holder = excluded.holder or l.until < now()
+returning holder
+"""
 ROUTES = "select model, backend from routes where model = any($1::text[])"
-CANDIDACY_SECONDS = 5.0
+LEASE_POLLS = 5
+"""How many polls a lease outlasts its last renewal."""
 UPKEEP_SECONDS = 3600.0
 log = structlog.get_logger()
 
@@ -40,12 +52,13 @@ class Sweeper:
         lane = self._database.lane()
         loop = asyncio.get_running_loop()
         upkeep_at = loop.time()
+        me = new_id()
+        lease_seconds = self._settings.poll_seconds * LEASE_POLLS
         try:
             while True:
                 try:
-                    pause = CANDIDACY_SECONDS
-                    # The lock lasts as long as the lane's session, and may be taken again by it.
-                    if (await lane.fetch(LOCK))[0]["mine"]:
+                    pause = lease_seconds
+                    if await lane.fetch(LEASE, me, lease_seconds):
                         pause = self._settings.poll_seconds
                         if loop.time() >= upkeep_at:
                             await self._upkeep(lane)

@@ -57,6 +57,11 @@ create table runs (
     capacity integer not null,
     ended_at timestamptz
 );
+create table leases (
+    name text primary key,
+    holder uuid not null,
+    until timestamptz not null
+);
 create unique index runs_live on runs (backend, slot) where ended_at is null;
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.conformance import harness
+from tests.conformance import harness as harnesses
 from tests.conformance.harness import Harness
 from tests.conformance.provider import Provider
 
@@ -14,24 +14,25 @@ from tests.conformance.provider import Provider
 @pytest.fixture(params=["simulated", "openai", pytest.param("vllm", marks=pytest.mark.vllm)])
 def backend(request: pytest.FixtureRequest) -> Harness:
     found = request.getfixturevalue(request.param)
-    return found[0] if request.param == "openai" else found
+    harness: Harness = found[0] if request.param == "openai" else found
+    return harness
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def simulated() -> AsyncIterator[Harness]:
-    async with harness.simulated() as started:
+    async with harnesses.simulated() as started:
         yield started
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def openai() -> AsyncIterator[tuple[Harness, Provider]]:
-    async with harness.openai() as started:
+    async with harnesses.openai() as started:
         yield started
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm(vllm_environment: None, tiny_model: Path) -> AsyncIterator[Harness]:
-    async with harness.vllm(str(tiny_model)) as started:
+    async with harnesses.vllm(str(tiny_model)) as started:
         yield started
 
 

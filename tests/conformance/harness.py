@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from carpool.ids import new_id
-from carpool.settings import OpenAISettings, SimulatedSettings, VLLMSettings
+from carpool.settings import BackendSettings, OpenAISettings, SimulatedSettings, VLLMSettings
 from carpool.states import Endpoint, ServiceClass
 from tests.conformance.provider import KEY, Provider
 from workers.backends.protocol import Answer, Backend, Call
@@ -46,13 +46,13 @@ class Harness:
     embeds: bool = True
     emitted: list[bytes] = field(default_factory=list)
 
-    def call(self, body: Json, **changes: Any) -> Call:
+    def call(self, body: Json, *, raw: bytes | None = None, **changes: Any) -> Call:
         fields: Json = {
             "id": new_id(),
             "endpoint": Endpoint.CHAT,
             "model": MODEL,
             "upstream": self.upstream,
-            "body": msgspec.json.encode({"model": MODEL, **body}),
+            "body": raw or msgspec.json.encode({"model": MODEL, **body}),
             "stream": bool(body.get("stream")),
             "service_class": ServiceClass.INTERACTIVE,
         }
@@ -130,7 +130,7 @@ async def started(backend: Backend) -> AsyncIterator[Backend]:
 
 def unstarted(kind: str) -> Backend:
     """A backend of each kind, as it is before its start."""
-    settings = {
+    settings: dict[str, BackendSettings] = {
         "simulated": SimulatedSettings(
             kind="simulated", first_token_milliseconds=0, token_milliseconds=0, slots=1
         ),

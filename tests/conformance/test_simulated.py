@@ -116,7 +116,7 @@ async def test_what_it_cannot_take_is_a_400_with_its_place(
 
 
 async def test_a_body_that_is_no_json_is_a_400(simulated: Harness) -> None:
-    assert (await simulated.answer({}, body=b'{"messages": [')).status == 400
+    assert (await simulated.answer({}, raw=b'{"messages": [')).status == 400
 
 
 async def test_keeps_its_pace() -> None:

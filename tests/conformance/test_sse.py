@@ -24,7 +24,7 @@ FRAMES = [
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8))
 def test_frames_do_not_depend_on_the_cuts(cuts: list[int]) -> None:
     reader = FrameReader()
-    found = []
+    found: list[Frame] = []
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(STREAM)], strict=True):
         found += reader.feed(STREAM[start:end])
     assert found == FRAMES

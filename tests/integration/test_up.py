@@ -78,10 +78,10 @@ class Up:
 
     def pid(self, name: str) -> int:
         record = json.loads((self.directory / "processes.json").read_bytes())
-        return next(p["pid"] for p in record["processes"] if p["name"] == name)
+        return next(int(p["pid"]) for p in record["processes"] if p["name"] == name)
 
     def descendants(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return list(psutil.Process(self.process.pid).children(recursive=True))
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)

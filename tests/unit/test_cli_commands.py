@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from carpool import __version__
 from carpool.errors import ConfigurationError
-from carpool.settings import OpenAISettings, Settings
+from carpool.settings import OpenAISettings, load
 from cli import machine_findings
 from cli.connection import Connection, connected, read_connection, write_connection
 from cli.data_lock import locked
@@ -83,7 +83,7 @@ def test_a_connection_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
 
 def test_given_urls_come_before_stored_ones(tmp_path: Path) -> None:
     write_connection(tmp_path, CONNECTION)
-    settings = Settings(data_dir=tmp_path, redis_url=SecretStr("redis://given"))
+    settings = load(data_dir=tmp_path, redis_url=SecretStr("redis://given"))
     found = connected(settings)
     assert found.redis_url == SecretStr("redis://given")
     assert found.database_url == SecretStr(CONNECTION.database_url)
@@ -91,7 +91,8 @@ def test_given_urls_come_before_stored_ones(tmp_path: Path) -> None:
 
 def test_the_lock_is_held_by_one(tmp_path: Path) -> None:
     with (
-        locked(tmp_path / "data"), pytest.raises(ConfigurationError, match="another `carpool up`"),
+        locked(tmp_path / "data"),
+        pytest.raises(ConfigurationError, match="another `carpool up`"),
         locked(tmp_path / "data"),
     ):
         pass
@@ -145,10 +146,9 @@ def test_the_doctor_knows_which_redis_is_too_old(info: dict[str, str], well: boo
 
 
 def test_the_doctor_asks_for_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings()
-    monkeypatch.setitem(
-        settings.__dict__, "backends", {"cloud": OpenAISettings(kind="openai", api_key_env="MINE")}
-    )
+    settings = load()
+    backend = OpenAISettings.model_validate({"kind": "openai", "api_key_env": "MINE"})
+    monkeypatch.setitem(settings.__dict__, "backends", {"cloud": backend})
     (finding,) = machine_findings.engines(settings)
     assert finding.advice == "set MINE in the environment of the workers"
     monkeypatch.setenv("MINE", "secret-of-mine")
@@ -159,7 +159,7 @@ def test_the_doctor_asks_for_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_doctor_says_how_to_install_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_findings, "installed", lambda _: None)
-    settings = Settings(vllm_model="tiny")
+    settings = load(vllm_model="tiny")
     (finding,) = machine_findings.engines(settings)
     assert finding.advice is not None
     assert "carpool[vllm]" in finding.advice
@@ -168,7 +168,7 @@ def test_the_doctor_says_how_to_install_vllm(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_doctor_sees_a_port_taken_by_a_stranger() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         taken.settimeout(10)
-        finding = machine_findings.port(Settings(port=taken.getsockname()[1]))
+        finding = machine_findings.port(load(port=taken.getsockname()[1]))
     assert not finding.well
 
 
@@ -184,5 +184,5 @@ def test_the_doctor_exits_by_what_it_found(tmp_path: Path) -> None:
 
 
 def test_only_simulation_is_told_apart() -> None:
-    assert simulated_only(Settings())
-    assert not simulated_only(Settings(vllm_model="tiny"))
+    assert simulated_only(load())
+    assert not simulated_only(load(vllm_model="tiny"))

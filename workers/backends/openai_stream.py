@@ -9,6 +9,8 @@ from workers.backends.openai_errors import openai_shaped, refuse
 from workers.backends.protocol import Answer, Call, Emit, Usage
 from workers.backends.sse import DONE, Frame, FrameReader
 
+UNKNOWN_ERROR = 502
+
 
 class ProviderStream:
     """The frames of one streamed answer, read until its [DONE]; without that it is a failure."""
@@ -58,27 +60,21 @@ class ProviderStream:
             return refuse(self._backend, status, data, {})
         raise PassingError(
             f"The provider of backend '{self._backend}' sent an error inside a stream.",
-            body=openai_shaped(502, data),
+            body=openai_shaped(UNKNOWN_ERROR, data),
         )
-
-
-class _ErrorFrame(msgspec.Struct):
-    error: msgspec.Raw | None = None
-
-
-class _NumberedError(msgspec.Struct):
-    code: int = 502
 
 
 def _error_of(frame: Frame) -> int:
     """The status that an error frame stands for (vLLM puts it in ``code``); 0 for a chunk."""
-    if frame.event != b"error" and b'"error"' not in frame.data:
+    named = frame.event == b"error"
+    if not named and b'"error"' not in frame.data:
         return 0
     try:
-        found = msgspec.json.decode(frame.data, type=_ErrorFrame)
-        if found.error is None:
-            return 502 if frame.event == b"error" else 0
-        code = msgspec.json.decode(found.error, type=_NumberedError).code
-    except msgspec.DecodeError:
-        return 502
-    return code if 400 <= code < 600 else 502
+        found = msgspec.json.decode(frame.data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return UNKNOWN_ERROR if named else 0
+    error = found.get("error") if isinstance(found, dict) else None
+    if error is None:
+        return UNKNOWN_ERROR if named else 0
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else UNKNOWN_ERROR

