@@ -1,6 +1,7 @@
 """The endpoints that run a model: answered in the connection, streamed, or answered later."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -116,6 +117,8 @@ def _patience(request: Request) -> float:
     try:
         limit = float(request.headers["x-stainless-read-timeout"])
     except (KeyError, ValueError):
-        return float("inf")
+        limit = 0.0
+    if not 0 < limit < math.inf:
+        return math.inf
     margin = min(READ_TIMEOUT_MARGIN_SECONDS, limit * READ_TIMEOUT_MARGIN_SHARE)
-    return max(limit - margin, 0)
+    return limit - margin

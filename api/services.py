@@ -13,6 +13,7 @@ from api.auth import KeyRing
 from api.catalog import Catalog
 from api.waiting import Waiting
 from carpool import metrics
+from carpool.background import Background
 from carpool.dispatch import make_broker
 from carpool.doorbell import Doorbell
 from carpool.errors import ConfigurationError
@@ -86,23 +87,19 @@ class Services:
         await self._enter(lane)
         for group in (self.submissions, self.deliveries, self.disconnects):
             group.start()
-        background = [
-            asyncio.create_task(coroutine)
-            for coroutine in (
-                self.doorbell.serve(),
-                self.waiting.listen(),
-                self.waiting.poll(self.settings.poll_seconds),
-                self._beat(lane),
-                Sweeper(self.settings, self.database, self.doorbell, self._broker).serve(),
-            )
-        ]
+        background = Background()
+        background.start(
+            self.doorbell.serve(),
+            self.waiting.listen(),
+            self.waiting.poll(self.settings.poll_seconds),
+            self._beat(lane),
+            Sweeper(self.settings, self.database, self.doorbell, self._broker).serve(),
+        )
         try:
             yield
         finally:
             await self._settle()
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await background.close()
             try:
                 await self._process.leave(lane)
             except DatabaseAway as error:

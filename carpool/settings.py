@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     stream_heartbeat_seconds: float = Field(default=15, gt=0)
     database_timeout_seconds: float = Field(default=10, gt=0)
     redis_timeout_seconds: float = Field(default=2, gt=0)
+    retention_days: int | None = Field(default=None, ge=1)
+    """After how many days finished requests are dropped; None keeps them."""
     partition_days: int = Field(default=14, ge=1)
     log_json: bool = False
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -119,9 +120,14 @@ class EmbeddedPostgres:
             await asyncio.sleep(_STEP_SECONDS)
 
     def _initialise(self) -> None:
-        """Build beside, then rename: a crash leaves no half-made data directory."""
-        building = self.directory.with_name(self.directory.name + ".new")
-        shutil.rmtree(building, ignore_errors=True)
+        """Build beside, then rename: a crash leaves no half-made data directory.
+
+        Each time under a name of its own, for the initdb of a killed start may still be writing.
+        """
+        prefix = f"{self.directory.name}.new-"
+        for half_made in self.directory.parent.glob(f"{prefix}*"):
+            shutil.rmtree(half_made, ignore_errors=True)
+        building = Path(tempfile.mkdtemp(prefix=prefix, dir=self.directory.parent))
         make_private(building, self._account)
         self._run(
             "initdb", "--pgdata", str(building), "--username=postgres", "--auth=trust",

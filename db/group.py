@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import asyncpg
 import structlog
 
+from carpool.background import Background
 from carpool.errors import Unavailable
 from db.database import Database, DatabaseAway, Lane
 
@@ -54,11 +55,11 @@ class GroupCommit(Generic[Item, Outcome]):
         self._idle = asyncio.Event()
         self._idle.set()
         self._busy = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background()
 
     def start(self) -> None:
         """Begin to store."""
-        self._tasks = [asyncio.create_task(self._serve()) for _ in range(self._lanes)]
+        self._background.start(*(self._serve() for _ in range(self._lanes)))
 
     def put(self, item: Item) -> asyncio.Future[Outcome]:
         """Hand over an item; the future resolves when its transaction has committed."""
@@ -74,9 +75,7 @@ class GroupCommit(Generic[Item, Outcome]):
 
     async def close(self) -> None:
         """End the lanes; what still waits is cancelled."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close()
         for _, future in self._waiting:
             future.cancel()
 

@@ -18,6 +18,7 @@ PARTITIONED: Final = (
     "disconnects",
     "reattachments",
 )
+DROP_LOCK_MILLISECONDS = 500
 _LOCK_KEY = 0x7061_7274
 
 
@@ -48,6 +49,28 @@ async def ensure_partitions(database: Database, now: datetime, *, days: int) -> 
                 )
                 made.append(name)
     return made
+
+
+async def drop_partitions(database: Database, before: datetime) -> list[str]:
+    """Drop the partitions of whole days before a moment; return their names.
+
+    A day stays while a request of it, or of a day before it, is not finished. Gives up for now,
+    with LockNotAvailableError, rather than make the traffic wait.
+    """
+    dropped = []
+    async with database.begin() as connection:
+        await connection.execute(text(f"set local lock_timeout = '{DROP_LOCK_MILLISECONDS}ms'"))
+        oldest = await connection.scalar(text("select id from queue order by id limit 1"))
+        rows = await connection.execute(text("select relname from pg_class where relkind = 'r'"))
+        for name in sorted(rows.scalars()):
+            table, _, day = name.rpartition("_")
+            if table not in PARTITIONED or not day.isdecimal():
+                continue
+            end = datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC) + timedelta(days=1)
+            if end <= before and (oldest is None or oldest >= id_at(end)):
+                await connection.execute(text(f"drop table {name}"))
+                dropped.append(name)
+    return dropped
 
 
 async def _default_holds(connection: AsyncConnection, table: str, low: UUID, high: UUID) -> bool:

@@ -8,6 +8,8 @@ import os
 import socket
 from uuid import UUID
 
+import asyncpg
+
 from db.database import Fetches
 
 TAKE_SEAT = """
@@ -18,7 +20,7 @@ update processes set heartbeat_at = now() where id = $1 and ended_at is null ret
 """
 ENTER = """
 insert into processes (id, kind, seat, host, pid) values ($1, $2, $3, $4, $5)
-on conflict (id) do update set heartbeat_at = now(), ended_at = null, seat = null
+on conflict (id) do update set heartbeat_at = now(), ended_at = null, seat = $3
 """
 LEAVE = "update processes set ended_at = now() where id = $1"
 
@@ -35,16 +37,22 @@ class Process:
         """Become known, in place of the dead process that held the seat."""
         if self._seat is not None:
             await lane.fetch(TAKE_SEAT, self._seat, self.id)
-        await lane.fetch(ENTER, self.id, self.kind, self._seat, socket.gethostname(), os.getpid())
+        await self._insert(lane)
 
     async def beat(self, lane: Fetches) -> bool:
         """Renew the row; False where others took this process for dead, and it is known anew."""
         if await lane.fetch(BEAT, self.id):
             return True
-        self._seat = None
-        await self.enter(lane)
+        try:
+            await self._insert(lane)
+        except asyncpg.UniqueViolationError:
+            self._seat = None  # another holds it now
+            await self._insert(lane)
         return False
 
     async def leave(self, lane: Fetches) -> None:
         """Say that this process ends."""
         await lane.fetch(LEAVE, self.id)
+
+    async def _insert(self, lane: Fetches) -> None:
+        await lane.fetch(ENTER, self.id, self.kind, self._seat, socket.gethostname(), os.getpid())

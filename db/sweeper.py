@@ -6,11 +6,12 @@ sweeping up after it. Two sweeps at once do no harm, only the same work twice.
 
 import asyncio
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import structlog
 from dramatiq.brokers.redis import RedisBroker
+from sqlalchemy.exc import DBAPIError
 
 from carpool.dispatch import send_run
 from carpool.doorbell import Doorbell
@@ -19,7 +20,8 @@ from carpool.notices import Gone, Waiting
 from carpool.settings import Settings
 from db.database import Database, DatabaseAway, Lane
 from db.end import Ended
-from db.partitions import ensure_partitions
+from db.idempotency import FORGET as FORGET_KEYS
+from db.partitions import drop_partitions, ensure_partitions
 from db.sweep import FORGET_RUNS, Swept, sweep
 
 LEASE = """
@@ -33,6 +35,8 @@ ROUTES = "select model, backend from routes where model = any($1::text[])"
 LEASE_POLLS = 5
 """How many polls a lease outlasts its last renewal."""
 UPKEEP_SECONDS = 3600.0
+IDEMPOTENCY_SECONDS = 24 * 3600.0
+"""How long an Idempotency-Key is remembered."""
 log = structlog.get_logger()
 
 
@@ -64,7 +68,7 @@ class Sweeper:
                             await self._upkeep(lane)
                             upkeep_at = loop.time() + UPKEEP_SECONDS
                         await self._round(lane)
-                except (DatabaseAway, asyncpg.PostgresError) as error:
+                except (DatabaseAway, DBAPIError, asyncpg.PostgresError) as error:
                     log.warning("sweep_failed", error=repr(error))
                     pause = self._settings.poll_seconds
                 await asyncio.sleep(pause)
@@ -94,6 +98,10 @@ class Sweeper:
             self._database, datetime.now(UTC), days=self._settings.partition_days
         )
         await lane.fetch(FORGET_RUNS)
+        await lane.fetch(FORGET_KEYS, IDEMPOTENCY_SECONDS)
+        days = self._settings.retention_days
+        if days is not None:
+            await drop_partitions(self._database, datetime.now(UTC) - timedelta(days=days))
 
 
 def tell_ended(doorbell: Doorbell, ended: Iterable[Ended]) -> None:

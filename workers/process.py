@@ -11,6 +11,7 @@ import uvloop
 from dramatiq.brokers.redis import RedisBroker
 
 from carpool import log as logs
+from carpool.background import Background
 from carpool.dispatch import ACTOR, make_broker, run_queue, send_run
 from carpool.doorbell import Doorbell
 from carpool.errors import BackendError, ConfigurationError
@@ -73,23 +74,19 @@ class Worker:
             loop.add_signal_handler(number, self._drain)
         lane = self._database.lane()
         await _until_reached(lambda: self._process.enter(lane))
-        background = [
-            asyncio.create_task(coroutine)
-            for coroutine in (
-                self._beat(),
-                self._doorbell.serve(),
-                Sweeper(self._settings, self._database, self._doorbell, self._broker).serve(),
-            )
-        ]
+        background = Background()
+        background.start(
+            self._beat(),
+            self._doorbell.serve(),
+            Sweeper(self._settings, self._database, self._doorbell, self._broker).serve(),
+        )
         try:
             await self._start_engine()
             if not self._draining.is_set():
                 await self._serve_runs()
         finally:
             await self._close_engine()
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await background.close()
             try:
                 await self._process.leave(lane)
             except DatabaseAway as error:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from carpool.background import Background
 from carpool.doorbell import Doorbell
 from carpool.errors import EngineDied, PassingError, Unavailable
 from carpool.ids import id_at, new_id
@@ -101,23 +102,20 @@ class Run:
             log.info("run_started", run=str(self.id), backend=self._backend.name)
             self._results.start()
             self._failures.start()
-            helpers = [
-                asyncio.create_task(self._beat()),
-                asyncio.create_task(
-                    self._doorbell.listen(
-                        (backend_channel(self._backend.name), run_channel(self.id)),
-                        self._heard,
-                        self._connected,
-                    )
+            background = Background()
+            background.start(
+                self._beat(),
+                self._doorbell.listen(
+                    (backend_channel(self._backend.name), run_channel(self.id)),
+                    self._heard,
+                    self._connected,
                 ),
-            ]
+            )
             try:
                 await self._claim_for_ever()
                 await self._wind_down()
             finally:
-                for task in helpers:
-                    task.cancel()
-                await asyncio.gather(*helpers, return_exceptions=True)
+                await background.close()
                 await self._results.close()
                 await self._failures.close()
             return True
@@ -274,7 +272,8 @@ class Run:
                     if beat.strays:
                         log.warning("strays_released", count=len(beat.strays))
                         await release_strays(lane, self.id, beat.strays)
-                    await self._backend.health()
+                    async with asyncio.timeout(self._settings.lease_seconds / 3):
+                        await self._backend.health()
                     self._healthy = True
                 except DatabaseAway as error:
                     log.warning("heartbeat_failed", error=str(error))
@@ -283,8 +282,8 @@ class Run:
                     self.engine_died = True
                     self._wake.set()
                     return
-                except PassingError as error:
-                    log.warning("backend_unhealthy", reason=error.reason)
+                except (PassingError, TimeoutError) as error:
+                    log.warning("backend_unhealthy", reason=str(error))
                     self._healthy = False
         finally:
             await lane.close()

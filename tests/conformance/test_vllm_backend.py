@@ -42,7 +42,7 @@ async def test_hundreds_at_once_are_one_batch(vllm: Harness) -> None:
         vllm.call(_chat(max_tokens=24, ignore_eos=True, seed=number))
         for number in range(CONCURRENT)
     ]
-    tasks = [asyncio.create_task(vllm.backend.answer(call, print)) for call in calls]
+    tasks = [asyncio.create_task(vllm.backend.answer(call, _ignore)) for call in calls]
     await until(lambda: vllm.running() == CONCURRENT)
     await until(lambda: _computed_now() >= 100)
     answers = await asyncio.gather(*tasks)
@@ -56,7 +56,7 @@ async def test_capacity_is_the_engines_seats_and_a_little_more(vllm: Harness) ->
 
 async def test_cancelling_stops_the_computation(vllm: Harness) -> None:
     calls = [vllm.slow_call({"messages": MESSAGES, "stream": n % 2 == 0}) for n in range(20)]
-    tasks = [asyncio.create_task(vllm.backend.answer(call, lambda _: None)) for call in calls]
+    tasks = [asyncio.create_task(vllm.backend.answer(call, _ignore)) for call in calls]
     await until(lambda: _computed_now() >= 20)
     for task in tasks:
         task.cancel()
@@ -72,7 +72,7 @@ async def test_cancelling_many_prompts_of_one_request(vllm: Harness) -> None:
         {"prompt": ["one", "two", "three"], "max_tokens": 1900, "ignore_eos": True},
         endpoint=Endpoint.COMPLETIONS,
     )
-    task = asyncio.create_task(vllm.backend.answer(call, print))
+    task = asyncio.create_task(vllm.backend.answer(call, _ignore))
     await until(lambda: vllm.running() == 3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -96,7 +96,7 @@ async def test_interactive_work_overtakes_batch_work_that_waits(vllm: Harness) -
     async def run(service_class: ServiceClass) -> None:
         body = _chat(max_tokens=40, ignore_eos=True, priority=-5)
         call = vllm.call(body, service_class=service_class)
-        await vllm.backend.answer(call, print)
+        await vllm.backend.answer(call, _ignore)
         ended.append(service_class)
 
     batch = [asyncio.create_task(run(ServiceClass.BATCH)) for _ in range(CONCURRENT)]
@@ -110,7 +110,7 @@ async def test_an_abort_inside_the_engine_is_no_success(vllm: Harness) -> None:
     engine: Any = vllm.backend
     for stream in (False, True):
         call = vllm.slow_call({"messages": MESSAGES, "stream": stream})
-        task = asyncio.create_task(vllm.backend.answer(call, lambda _: None))
+        task = asyncio.create_task(vllm.backend.answer(call, _ignore))
         await until(lambda: _computed_now() >= 1 and vllm.running() == 1)
         await engine._engine._llm.abort(f"chatcmpl-{call.id.hex}")
         with pytest.raises(PassingError, match="abort"):
@@ -181,9 +181,7 @@ async def test_a_killed_engine_is_told_to_all_in_flight_and_leaves_nothing(
         ]
         (engine,) = [child for child in children if "EngineCore" in child.name()]
         calls = [backend.slow_call({"messages": MESSAGES, "stream": n % 2 == 0}) for n in range(8)]
-        tasks = [
-            asyncio.create_task(backend.backend.answer(call, lambda _: None)) for call in calls
-        ]
+        tasks = [asyncio.create_task(backend.backend.answer(call, _ignore)) for call in calls]
         await until(lambda: backend.running() == len(calls))
         engine.kill()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
@@ -212,6 +210,10 @@ async def test_embeddings_of_a_pooling_engine(vllm_environment: None, tiny_model
         too_long = await backend.answer({"input": "word " * 9000}, endpoint=Endpoint.EMBEDDINGS)
         error = msgspec.json.decode(too_long.body)["error"]
         assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
+
+
+def _ignore(_: bytes) -> None:
+    """Take a chunk that no test looks at."""
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -100,7 +100,7 @@ async def test_postgres_and_valkey_start_where_a_socket_path_is_too_long(directo
 
 
 async def test_a_first_start_that_was_broken_off_is_made_anew(directory: Path) -> None:
-    half = directory / "postgres.new"
+    half = directory / "postgres.new-abandoned"
     half.mkdir()
     (half / "PG_VERSION").write_text("18\n")
     async with embedded_postgres(directory / "postgres") as url:
@@ -163,7 +163,9 @@ async def test_an_end_with_open_sessions_is_quick_and_leaves_no_process(director
     async with embedded_postgres(directory / "postgres") as url:
         connection = await asyncpg.connect(url)
         backend = psutil.Process(await connection.fetchval("select pg_backend_pid()"))
-        everyone = [backend, *backend.parent().children(), backend.parent()]
+        postmaster = backend.parent()
+        assert postmaster is not None
+        everyone = [postmaster, *postmaster.children()]
         began = time.monotonic()
     assert time.monotonic() - began < 5
     assert not [process for process in everyone if process.is_running()]

@@ -1,0 +1,42 @@
+"""Loops that run beside the work; a process that lost one of them ends, to be started anew."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger()
+
+
+class Background:
+    """Tasks beside the work. One that fails has the process drain and end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, *loops: Coroutine[Any, Any, None]) -> None:
+        """Run loops until `close`."""
+        for loop in loops:
+            task = asyncio.create_task(loop)
+            self._tasks.add(task)
+            task.add_done_callback(_watch)
+
+    async def close(self) -> None:
+        """Cancel the loops, and wait until they have ended."""
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _watch(task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is None:
+        return
+    log.error("background_loop_died", loop=task.get_coro().__qualname__, error=repr(error))  # type: ignore[union-attr]
+    os.kill(os.getpid(), signal.SIGTERM)
