@@ -145,6 +145,7 @@ class Run:
                             self._start(claimed)
                         continue
                 except DatabaseAway as error:
+                    self._look_at = 0.0
                     log.warning("claim_failed", error=str(error))
                     await asyncio.sleep(RECOVERY_SECONDS)
                     continue

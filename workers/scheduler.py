@@ -45,7 +45,11 @@ class Scheduler:
             self._waiting.setdefault(group)
 
     def plan(self, *, free: int, in_flight: int, now: float) -> list[Pick]:
-        """What to claim next, at most ``free`` rows, all of one class; ``now`` in seconds."""
+        """What to claim next, at most ``free`` rows, all of one class; ``now`` in seconds.
+
+        A picked group is known to wait again only when `settle` or `note` says so: rows that come
+        while its claim is under way are announced, and must not be forgotten with it.
+        """
         if free <= 0 or not self._waiting:
             return []
         suspects = [group for group in self._waiting if group.lost]
@@ -53,6 +57,7 @@ class Scheduler:
             if in_flight:
                 return []
             group = min(suspects, key=lambda g: g.lost)
+            del self._waiting[group]
             together = 1 if group.lost >= ALONE_AFTER_LOSSES else SUSPECT_GROUP
             return [Pick(group=group, take=min(free, together))]
         first = min(group.service_class for group in self._waiting)
@@ -62,6 +67,7 @@ class Scheduler:
         for place, group in enumerate(groups):
             take = share + (1 if place < rest else 0)
             if take:
+                del self._waiting[group]
                 cursor = self._cursor(group, now)
                 picks.append(Pick(group=group, take=take, after=cursor.id, after_key=cursor.key))
         return picks
@@ -74,10 +80,9 @@ class Scheduler:
         """
         for pick in picks:
             group = pick.group
-            self._waiting.pop(group, None)
             if group.lost:
                 if claims:
-                    self._waiting[group] = None
+                    self._waiting.setdefault(group)
                 continue
             mine = [
                 claim
@@ -87,7 +92,7 @@ class Scheduler:
                 and claim.service_class == group.service_class
             ]
             if self._advance(self._cursors[group], pick, mine, settled):
-                self._waiting[group] = None
+                self._waiting.setdefault(group)
 
     def _advance(self, cursor: _Cursor, pick: Pick, claims: Sequence[Claim], settled: UUID) -> bool:
         """Move a cursor behind its claims; whether the group may hold more."""

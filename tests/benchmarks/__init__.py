@@ -1,0 +1,1 @@
+"""Measures Carpool against DESIGN.md's budgets: `python -m tests.benchmarks` prints the table."""

@@ -1,7 +1,5 @@
 """What the conformance suite needs of each backend: how to start it, and how to look inside."""
 
-import gc
-import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -118,10 +116,6 @@ async def vllm(model: str, *args: str) -> AsyncIterator[Harness]:
             running=lambda: int(backend.running),
             embeds=False,
         )
-    with warnings.catch_warnings():
-        # vLLM never ends its ZeroMQ context; let it go here, where the warning is expected.
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @asynccontextmanager

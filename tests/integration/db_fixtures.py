@@ -1,0 +1,274 @@
+"""A real Postgres for the tests of `db`, and one migrated database for each of them.
+
+The server of the session keeps nothing over a crash of the machine (fsync is off), which no test
+here is about.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from sqlalchemy.engine import make_url
+
+from carpool.ids import new_id
+from carpool.states import Outcome, ServiceClass
+from cli.postgres import embedded_postgres
+from db.claim import Claim, Group, Pick, claim
+from db.database import LANE_SETTINGS, Database, Lane
+from db.finish import Finisher, Result
+from db.migrate import migrate
+from db.runs import begin_run
+from db.submit import Submission, submit
+
+TEMPLATE = "template_carpool"
+BACKEND = "engine"
+MODEL = "tiny"
+TEAM = 1
+WAIT_SECONDS = 20.0
+STEP_SECONDS = 0.01
+_numbers = count()
+
+
+class OpenLane(Lane):
+    """A lane whose statements stay in one open transaction until `commit` or `rollback`."""
+
+    def __init__(self, connection: Any) -> None:
+        super().__init__(make_url("postgresql://"), WAIT_SECONDS)
+        self.connection = connection
+        self._transaction = connection.transaction()
+
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[Any]:
+        rows: Sequence[Any] = await self.connection.fetch(sql, *arguments)
+        return rows
+
+    async def begin(self) -> "OpenLane":
+        await self._transaction.start()
+        return self
+
+    async def commit(self) -> None:
+        await self._transaction.commit()
+
+    async def rollback(self) -> None:
+        await self._transaction.rollback()
+
+    @property
+    def pid(self) -> int:
+        return int(self.connection.get_server_pid())
+
+
+class TestRun:
+    """A live run: what it claims and finishes goes over a lane of its own."""
+
+    __test__ = False
+
+    def __init__(self, bench: "Bench", identifier: UUID, process: UUID, backend: str) -> None:
+        self.id = identifier
+        self.process = process
+        self.backend = backend
+        self.lane = bench.lane()
+        self.finisher = Finisher(identifier, backend, "worker")
+
+    async def claim(self, take: int, *, lane: Lane | None = None, **group: Any) -> list[Claim]:
+        """Claim of one group: the interactive rows of the usual team, unless told otherwise."""
+        return await claim(lane or self.lane, self.id, self.backend, [pick(take, **group)])
+
+    async def finish(
+        self, claims: Sequence[Claim], *, lane: Lane | None = None
+    ) -> Sequence[UUID | None]:
+        """Store a success for each."""
+        results = [result(claimed) for claimed in claims]
+        return await self.finisher.finish(lane or self.lane, results, False)
+
+
+class Bench:
+    """One database, with a team, a route and whatever a test puts there."""
+
+    def __init__(self, url: str, stack: AsyncExitStack) -> None:
+        self.url = url
+        self.database = Database(url, pool_size=5)
+        self._stack = stack
+        self._admin: Any = None
+        stack.push_async_callback(self.database.close)
+
+    async def sql(self, query: str, *arguments: Any) -> list[Any]:
+        """Run one statement outside of what is tested."""
+        if self._admin is None:
+            self._admin = await self.connection()
+        rows: list[Any] = await self._admin.fetch(query, *arguments)
+        return rows
+
+    async def value(self, query: str, *arguments: Any) -> Any:
+        """The first column of the first row."""
+        return (await self.sql(query, *arguments))[0][0]
+
+    async def connection(self) -> Any:
+        """A connection with a lane's settings, closed with the bench."""
+        opened = await asyncpg.connect(
+            self.url, timeout=WAIT_SECONDS, server_settings=LANE_SETTINGS
+        )
+        self._stack.callback(opened.terminate)
+        return opened
+
+    async def open_lane(self) -> OpenLane:
+        """A lane in an open transaction."""
+        return await OpenLane(await self.connection()).begin()
+
+    def lane(self) -> Lane:
+        """A lane, closed with the bench."""
+        made = self.database.lane()
+        self._stack.push_async_callback(made.close)
+        return made
+
+    async def route(self, model: str = MODEL, backend: str = BACKEND) -> None:
+        await self.sql(
+            "insert into routes (model, backend, upstream) values ($1, $2, $1)", model, backend
+        )
+
+    async def fill(self, number: int, **columns: Any) -> list[UUID]:
+        """Submit so many requests alike; their ids, oldest first."""
+        items = [submission(**columns) for _ in range(number)]
+        await submit(self.lane(), items, False)
+        return [item.id for item in items]
+
+    async def process(self) -> UUID:
+        identifier = new_id()
+        await self.sql(
+            "insert into processes (id, kind, host, pid) values ($1, 'worker', 'here', 1)",
+            identifier,
+        )
+        return identifier
+
+    async def run(self, backend: str = BACKEND, *, process: UUID | None = None) -> TestRun:
+        """A run that has begun, of a live process."""
+        made = TestRun(self, new_id(), process or await self.process(), backend)
+        assert await begin_run(
+            made.lane,
+            run=made.id,
+            backend=backend,
+            process=made.process,
+            worker="worker",
+            capacity=256,
+        )
+        return made
+
+    async def end_process(self, run: TestRun) -> None:
+        """Let a run's process be dead, as its successor in the seat does."""
+        await self.sql("update processes set ended_at = now() where id = $1", run.process)
+
+    async def until_blocked(self, pid: int) -> None:
+        """Return when a backend waits for another's lock."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not await self.value("select cardinality(pg_blocking_pids($1)) > 0", pid):
+                await asyncio.sleep(STEP_SECONDS)
+
+    async def row(self, identifier: UUID) -> Any:
+        """A request's queue row, or None."""
+        rows = await self.sql("select * from queue where id = $1", identifier)
+        return rows[0] if rows else None
+
+    async def result(self, identifier: UUID) -> Any:
+        """A request's result, or None."""
+        rows = await self.sql("select * from results where id = $1", identifier)
+        return rows[0] if rows else None
+
+
+def submission(**columns: Any) -> Submission:
+    """A request of the usual team, interactive unless told otherwise."""
+    values: dict[str, Any] = {
+        "id": new_id(),
+        "team_id": TEAM,
+        "key_id": UUID(int=1),
+        "person": None,
+        "service_class": ServiceClass.INTERACTIVE,
+        "endpoint": 0,
+        "model": MODEL,
+        "streamed": False,
+        "body": b"{}",
+        "fingerprint": UUID(int=2),
+        "share": 0,
+        "prefix_key": 0,
+    }
+    return Submission(**(values | columns))
+
+
+def pick(take: int, **columns: Any) -> Pick:
+    """A pick of the usual group, or of another; ``after`` and ``after_key`` are its cursor."""
+    cursor = {name: columns.pop(name) for name in ("after", "after_key") if name in columns}
+    values: dict[str, Any] = {
+        "model": MODEL,
+        "service_class": ServiceClass.INTERACTIVE,
+        "team_id": TEAM,
+    }
+    return Pick(group=Group(**(values | columns)), take=take, **cursor)
+
+
+def result(claimed: Claim, **columns: Any) -> Result:
+    """A success of three tokens, unless told otherwise."""
+    values: dict[str, Any] = {
+        "id": claimed.id,
+        "epoch": claimed.epoch,
+        "outcome": Outcome.COMPLETED,
+        "status_code": 200,
+        "body": b"answer",
+        "attempts": claimed.attempts + 1,
+        "upstream": claimed.upstream,
+        "prompt_tokens": 1,
+        "cached_tokens": 0,
+        "completion_tokens": 2,
+    }
+    return Result(**(values | columns))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def db_server() -> AsyncIterator[str]:
+    """The URL of a server that holds a migrated template."""
+    directory = Path(tempfile.mkdtemp(prefix="carpool-"))
+    try:
+        async with embedded_postgres(directory / "postgres", durable=False) as url:
+            await _execute(url, f"create database {TEMPLATE}")
+            await asyncio.to_thread(migrate, named(url, TEMPLATE))
+            yield url
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest_asyncio.fixture
+async def empty_database(db_server: str) -> str:
+    """The URL of a database without a schema."""
+    name = f"t{next(_numbers)}"
+    await _execute(db_server, f"create database {name}")
+    return named(db_server, name)
+
+
+@pytest_asyncio.fixture
+async def bench(db_server: str) -> AsyncIterator[Bench]:
+    """A migrated database with one route, thrown away after the test."""
+    name = f"t{next(_numbers)}"
+    await _execute(db_server, f"create database {name} template {TEMPLATE}")
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(_execute, db_server, f"drop database {name} (force)")
+        made = Bench(named(db_server, name), stack)
+        await made.route()
+        yield made
+
+
+def named(url: str, name: str) -> str:
+    """The URL of another database on the same server."""
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url, timeout=WAIT_SECONDS)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

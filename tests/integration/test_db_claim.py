@@ -1,0 +1,212 @@
+"""Rows are claimed by one run each and none is lost, whatever claims, sweeps or cancels beside."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+
+from carpool.states import QueueState, ServiceClass
+from db.claim import NO_ID, Claim, claim, waiting
+from db.sweep import DEAD_OWNERS, END_DEAD_RUNS, sweep
+
+if TYPE_CHECKING:
+    from tests.integration.db_fixtures import Bench, TestRun
+
+pytest_plugins = ("tests.integration.db_fixtures",)
+
+ROWS = 4000
+TAKE = 64
+LEASE_SECONDS = 15.0
+KINDS: dict[str, dict[str, Any]] = {
+    "by age": {},
+    "by prefix": {"service_class": ServiceClass.BATCH},
+    "suspects": {"lost": 2},
+}
+
+
+async def claim_all(run: "TestRun", bench: "Bench", group: dict[str, Any]) -> list[Claim]:
+    """Claim until nothing waits any more."""
+    mine: list[Claim] = []
+    while True:
+        claims = await run.claim(TAKE, **group)
+        mine.extend(claims)
+        if not claims and not await bench.value("select count(*) from queue where state <> 1"):
+            return mine
+
+
+@pytest.mark.parametrize("claimers", [2, 4])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_claimers_share_no_row_and_lose_none(
+    bench: "Bench", kind: str, claimers: int
+) -> None:
+    group = KINDS[kind]
+    columns = {k: v for k, v in group.items() if k == "service_class"}
+    ids = await bench.fill(ROWS, **columns)
+    if "lost" in group:
+        await bench.sql("update queue set state = 3, lost = $1", group["lost"])
+    runs = [await bench.run() for _ in range(claimers)]
+    taken = await asyncio.gather(*(claim_all(run, bench, group) for run in runs))
+    assert sorted(c.id for claims in taken for c in claims) == ids
+    for run, claims in zip(runs, taken, strict=True):
+        owned = await bench.sql("select id, epoch from queue where owner = $1", run.id)
+        assert {(row["id"], row["epoch"]) for row in owned} == {(c.id, c.epoch) for c in claims}
+        assert {c.epoch for c in claims} <= {1}
+
+
+async def test_claimers_beside_requeuers_cancellers_and_finishers_lose_none(
+    bench: "Bench",
+) -> None:
+    """Four runs claim; some of it they release, retry or finish, some is cancelled under them."""
+    ids = await bench.fill(ROWS)
+    runs = [await bench.run() for _ in range(4)]
+    canceller = bench.lane()
+
+    async def work(run: "TestRun") -> None:
+        turn = 0
+        while await bench.value("select count(*) from queue"):
+            claims = await run.claim(TAKE)
+            turn += 1
+            if turn % 5 == 0:
+                await run.finisher.release(run.lane, [(c.id, c.epoch) for c in claims])
+            else:
+                await run.finish(claims)
+
+    async def cancel() -> None:
+        from db.end import CANCELLED, end_requests
+
+        for start in range(0, ROWS, 40):
+            await end_requests(canceller, ids[start : start + 4], CANCELLED)
+
+    await asyncio.gather(*(work(run) for run in runs), cancel())
+    assert await bench.value("select count(*) from results") == ROWS
+    assert await bench.value("select count(distinct id) from results") == ROWS
+    assert set(ids) == {row["id"] for row in await bench.sql("select id from results")}
+
+
+async def test_rows_that_another_claims_just_now_are_skipped_and_not_waited_for(
+    bench: "Bench",
+) -> None:
+    ids = await bench.fill(10)
+    first, second = await bench.run(), await bench.run()
+    lane = await bench.open_lane()
+    held = await first.claim(4, lane=lane)
+    assert [c.id for c in held] == ids[:4]
+    assert [c.id for c in await second.claim(10)] == ids[4:]
+    await lane.commit()
+    assert await second.claim(10) == []
+
+
+async def test_a_claim_begins_at_its_cursor_in_its_order(bench: "Bench") -> None:
+    ids = await bench.fill(6)
+    run = await bench.run()
+    assert [c.id for c in await run.claim(2, after=ids[1])] == ids[2:4]
+    keys = [3, 1, 2]
+    batch = [
+        (await bench.fill(1, service_class=ServiceClass.BATCH, prefix_key=key))[0] for key in keys
+    ]
+    claims = await run.claim(9, service_class=ServiceClass.BATCH, after_key=2, after=NO_ID)
+    assert [c.id for c in claims] == [batch[2], batch[0]]
+
+
+async def test_a_run_that_was_swept_first_claims_nothing(bench: "Bench") -> None:
+    """The sweep's update holds the run; the claim waits for it, and then sees a dead run."""
+    await bench.fill(10)
+    run = await bench.run()
+    await bench.end_process(run)
+    sweeping, stalled = await bench.open_lane(), await bench.open_lane()
+    assert [row["id"] for row in await sweeping.fetch(END_DEAD_RUNS, LEASE_SECONDS)] == [run.id]
+    claiming = asyncio.create_task(run.claim(5, lane=stalled))
+    await bench.until_blocked(stalled.pid)
+    await sweeping.commit()
+    assert await claiming == []
+    await stalled.commit()
+    assert await bench.value("select count(*) from queue where state = 0") == 10
+
+
+async def test_a_run_that_claims_first_is_swept_with_what_it_claimed(bench: "Bench") -> None:
+    """The claim's share lock holds the sweep, which then returns the rows of that very claim."""
+    await bench.fill(10)
+    run = await bench.run()
+    await bench.end_process(run)
+    sweeping, claiming = await bench.open_lane(), await bench.open_lane()
+    claims = await run.claim(5, lane=claiming)
+    assert len(claims) == 5
+    ending = asyncio.create_task(sweeping.fetch(END_DEAD_RUNS, LEASE_SECONDS))
+    await bench.until_blocked(sweeping.pid)
+    await claiming.commit()
+    assert [row["id"] for row in await ending] == [run.id]
+    await sweeping.commit()
+    await sweep(bench.lane(), lease_seconds=LEASE_SECONDS, grace_seconds=1)
+    assert await bench.value("select count(*) from queue where state = 0") == 10
+    assert await run.finish(claims) == [UUID(int=0)] * 5
+
+
+async def test_rows_of_a_run_that_does_not_exist_are_found(bench: "Bench") -> None:
+    await bench.fill(3)
+    run = await bench.run()
+    await run.claim(2)
+    await bench.sql("delete from runs")
+    assert [row["owner"] for row in await bench.sql(DEAD_OWNERS)] == [run.id]
+
+
+async def test_a_provider_batch_is_no_dead_owner(bench: "Bench") -> None:
+    await bench.fill(1)
+    await bench.sql("update queue set state = 1, owner_kind = 2, owner = $1", UUID(int=9))
+    assert await bench.sql(DEAD_OWNERS) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_without_a_route_nothing_is_claimed_and_a_new_route_is_followed_at_once(
+    bench: "Bench", kind: str
+) -> None:
+    group = KINDS[kind]
+    columns = {k: v for k, v in group.items() if k == "service_class"}
+    await bench.fill(4, **columns)
+    if "lost" in group:
+        await bench.sql("update queue set state = 3, lost = 2")
+    ours, theirs = await bench.run(), await bench.run("elsewhere")
+    assert await theirs.claim(1, **group) == []
+    assert await waiting(theirs.lane, "elsewhere") == []
+    await bench.sql("update routes set backend = 'elsewhere', upstream = 'big'")
+    assert await ours.claim(1, **group) == []
+    claims = await theirs.claim(4, **group)
+    assert len(claims) == 4
+    assert {c.upstream for c in claims} == {"big"}
+
+
+async def test_what_waits_is_told_by_model_class_team_and_loss(bench: "Bench") -> None:
+    await bench.route("other")
+    await bench.fill(2)
+    await bench.fill(2, team_id=7)
+    await bench.fill(2, model="other", service_class=ServiceClass.BATCH, team_id=3)
+    await bench.fill(1, model="unrouted")
+    suspects = await bench.fill(2, team_id=9)
+    await bench.sql("update queue set state = 3, lost = 3 where id = any($1)", suspects)
+    backing_off = await bench.fill(1, team_id=11)
+    await bench.sql("update queue set state = 2 where id = any($1)", backing_off)
+    found = {
+        (g.model, g.service_class, g.team_id, g.lost)
+        for g in await waiting(bench.lane(), "engine")
+    }
+    assert found == {
+        ("tiny", ServiceClass.INTERACTIVE, 1, 0),
+        ("tiny", ServiceClass.INTERACTIVE, 7, 0),
+        ("other", ServiceClass.BATCH, 3, 0),
+        ("tiny", ServiceClass.INTERACTIVE, 0, 3),
+    }
+
+
+async def test_a_claim_of_several_teams_takes_of_each_its_number(bench: "Bench") -> None:
+    from tests.integration.db_fixtures import pick
+
+    await bench.fill(5)
+    await bench.fill(5, team_id=2)
+    run = await bench.run()
+    claims = await claim(run.lane, run.id, "engine", [pick(2), pick(3, team_id=2)])
+    assert sorted(c.team_id for c in claims) == [1, 1, 2, 2, 2]
+    states = await bench.sql("select state, count(*) as n from queue group by state order by state")
+    assert [(row["state"], row["n"]) for row in states] == [
+        (QueueState.WAITING, 5),
+        (QueueState.CLAIMED, 5),
+    ]
