@@ -5,7 +5,16 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from db.keys import NewKey
 from tests.stack import Stack, stack_in_temporary_directory
+
+HASTY = {
+    "CARPOOL_GRACE_SECONDS": "0.5",
+    "CARPOOL_POLL_SECONDS": "0.2",
+    "CARPOOL_STREAM_HOLD_SECONDS": "0.2",
+    "CARPOOL_STREAM_HEARTBEAT_SECONDS": "0.2",
+}
+ALARMS = ("Traceback", "unhandled_error", "backend_bug", "group_failed", "never retrieved")
 
 
 @pytest.fixture(scope="session")
@@ -15,15 +24,37 @@ def stack() -> Iterator[Stack]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def hasty_stack() -> Iterator[Stack]:
+    """The same with so little patience that tests can see where it ends."""
+    with stack_in_temporary_directory(HASTY) as started:
+        yield started
+
+
 @pytest.fixture
-def client(stack: Stack) -> Iterator[OpenAI]:
-    """A stock client of the shared stack that does not retry."""
-    with stack.client() as opened:
+def quiet(stack: Stack) -> Iterator[None]:
+    """No process of the shared stack reports a bug of its own during the test."""
+    before = len(stack.output())
+    yield
+    printed = stack.output()[before:]
+    assert not [alarm for alarm in ALARMS if alarm in printed], printed
+
+
+@pytest.fixture
+async def team(stack: Stack, request: pytest.FixtureRequest) -> NewKey:
+    """The key of a team that only this test uses, on the shared stack."""
+    return await stack.new_key(request.node.nodeid)
+
+
+@pytest.fixture
+def client(stack: Stack, team: NewKey) -> Iterator[OpenAI]:
+    """A stock client of that team that does not retry."""
+    with stack.client(api_key=team.secret) as opened:
         yield opened
 
 
 @pytest.fixture
-async def async_client(stack: Stack) -> AsyncIterator[AsyncOpenAI]:
+async def async_client(stack: Stack, team: NewKey) -> AsyncIterator[AsyncOpenAI]:
     """The same, asynchronous."""
-    async with stack.async_client() as opened:
+    async with stack.async_client(api_key=team.secret) as opened:
         yield opened

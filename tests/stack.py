@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
+import httpx
 import psutil
 from openai import AsyncOpenAI, OpenAI
 
@@ -82,6 +83,33 @@ class Stack:
     def async_client(self, **options: Any) -> AsyncOpenAI:
         """The same, asynchronous."""
         return AsyncOpenAI(**self._options(options))
+
+    def http(self, key: str | None = None) -> httpx.AsyncClient:
+        """A bare HTTP client, for what a stock client does not send; to be closed."""
+        headers = {"authorization": f"Bearer {key or self.api_key}"}
+        return httpx.AsyncClient(base_url=self.base_url, headers=headers, timeout=WAIT_SECONDS)
+
+    async def replace(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End one child, and wait for the one that is started in its place; its pid.
+
+        A new API is ready when this returns; a new worker may still be at its start.
+        """
+        old = self.pid(name)
+        os.kill(old, number)
+
+        async def replaced() -> int | None:
+            pid = self.pids().get(name, old)
+            return pid if pid != old and (name != "api" or await self.ready()) else None
+
+        return await eventually(replaced, END_SECONDS)
+
+    async def ready(self) -> bool:
+        """Whether the API says that it can serve."""
+        try:
+            async with httpx.AsyncClient() as client:
+                return (await client.get(f"{self.root_url}/readyz")).status_code == 200
+        except httpx.TransportError:
+            return False
 
     async def new_key(self, team: str, *, owner: str | None = None) -> NewKey:
         """Make a key, and its team where that is new."""
