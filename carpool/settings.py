@@ -36,15 +36,26 @@ class VLLMSettings(_Frozen):
 
 
 class OpenAISettings(_Frozen):
-    """Any OpenAI-compatible URL. Without ``models`` the provider's own list is taken."""
+    """Any OpenAI-compatible URL. Without ``models`` the provider's own list is taken.
+
+    The key of the environment's ``OPENAI_API_KEY`` goes to OpenAI alone; another URL gets what
+    ``api_key`` or the variable named by ``api_key_env`` holds.
+    """
 
     kind: Literal["openai"]
     base_url: str | None = None
     api_key: SecretStr | None = None
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str | None = None
     concurrency: int = Field(default=256, ge=1)
     timeout_seconds: float = Field(default=600, gt=0)
     models: tuple[str, ...] | None = None
+
+    @property
+    def key_variable(self) -> str | None:
+        """Which variable of the environment holds the key; None where none is needed."""
+        if self.api_key_env is None and self.base_url is None:
+            return "OPENAI_API_KEY"
+        return self.api_key_env
 
 
 BackendSettings = Annotated[
@@ -81,6 +92,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=10_000_000, ge=1)
     max_attempts: int = Field(default=5, ge=1)
     heartbeat_seconds: float = Field(default=2, gt=0)
+    health_seconds: float = Field(default=10, gt=0)
+    """How often a run asks its backend whether it can answer."""
     lease_seconds: float = Field(default=15, gt=0)
     poll_seconds: float = Field(default=1, gt=0)
     grace_seconds: float = Field(default=130, ge=0)

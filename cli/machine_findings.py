@@ -112,10 +112,11 @@ def _vllm(name: str, backend: VLLMSettings) -> Finding:
 
 def _openai(name: str, backend: OpenAISettings) -> Finding:
     subject = f"backend {name}"
-    if backend.api_key is None and not os.environ.get(backend.api_key_env):
+    variable = backend.key_variable
+    if backend.api_key is None and variable is not None and not os.environ.get(variable):
         return Finding(
             subject=subject,
             seen="no API key",
-            advice=f"set {backend.api_key_env} in the environment of the workers",
+            advice=f"set {variable} in the environment of the workers",
         )
     return Finding(subject=subject, seen=f"a key for {backend.base_url or 'OpenAI'}")

@@ -34,6 +34,9 @@ CONNECTION_ERRORS = (
     asyncpg.TransactionRollbackError,
     asyncpg.InternalClientError,
 )
+# What asyncpg itself cannot encode (a lone surrogate, an integer too large) derives from
+# InterfaceError, but says nothing of the connection.
+REFUSED = (asyncpg.DataError, asyncpg.exceptions._base.DataError)
 
 
 class DatabaseAway(CarpoolError):
@@ -141,8 +144,8 @@ class Lane:
                 )
             rows: Sequence[Any] = await self._connection.fetch(sql, *arguments)
             return rows
-        except asyncpg.DataError:
-            raise
+        except REFUSED as error:
+            raise asyncpg.DataError(str(error)) from error
         except CONNECTION_ERRORS as error:
             self.drop()
             raise DatabaseAway(f"{type(error).__name__}: {error}") from error

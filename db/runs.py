@@ -11,12 +11,12 @@ HEARTBEAT = load("heartbeat")
 # The slot row decides whether a run may start: the lowest free number, or none.
 BEGIN = """
 insert into runs (id, backend, slot, process_id, worker, capacity)
-select $1, $2, slot, $3, $4, $5
-from generate_series(0, $6 - 1) as slot
+select $1, $2, free.slot, $3, $4, $5
+from generate_series(0, $6 - 1) as free(slot)
 where not exists (
-    select from runs r where r.backend = $2 and r.slot = slot and r.ended_at is null
+    select from runs r where r.backend = $2 and r.slot = free.slot and r.ended_at is null
 )
-order by slot limit 1
+order by free.slot limit 1
 on conflict do nothing
 returning slot
 """

@@ -6,7 +6,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from db.keys import NewKey
-from tests.stack import Stack, stack_in_temporary_directory
+from tests.stack import Requests, Stack, Stock, eventually, stack_in_temporary_directory
 
 HASTY = {
     "CARPOOL_GRACE_SECONDS": "0.5",
@@ -58,3 +58,34 @@ async def async_client(stack: Stack, team: NewKey) -> AsyncIterator[AsyncOpenAI]
     """The same, asynchronous."""
     async with stack.async_client(api_key=team.secret) as opened:
         yield opened
+
+
+@pytest.fixture(params=["sync", "async"])
+def stock(request: pytest.FixtureRequest) -> Stock:
+    """Both kinds of client, one after the other, behind one way of asking."""
+    kind = "client" if request.param == "sync" else "async_client"
+    return Stock(request.getfixturevalue(kind))
+
+
+@pytest.fixture
+async def requests(stack: Stack, team: NewKey) -> AsyncIterator[Requests]:
+    """`/v1/requests` of that team."""
+    async with stack.http(team.secret) as http:
+        yield Requests(http)
+
+
+@pytest.fixture
+async def parked(stack: Stack) -> str:
+    """A model of the shared stack whose backend is never up: its requests wait."""
+    await stack.fetch(
+        "insert into routes (model, backend, upstream) values ('parked', 'nowhere', 'parked') "
+        "on conflict do nothing"
+    )
+    await stack.announce_change()
+    async with stack.http() as http:
+
+        async def known() -> bool:
+            return (await http.get("/models/parked")).status_code == 200
+
+        await eventually(known)
+    return "parked"

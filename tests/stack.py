@@ -22,10 +22,16 @@ from typing import Any, TypeVar
 import asyncpg
 import httpx
 import psutil
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
+from openai.pagination import AsyncPage, SyncPage
+from redis.asyncio import Redis
 
+from carpool.notices import CHANGED_CHANNEL
 from db.database import Database
 from db.keys import NewKey, create_key
+
+Json = dict[str, Any]
+Found = TypeVar("Found")
 
 READY_SECONDS = 60.0
 """Enough for a loaded machine; a stack with vLLM is given more by its starter."""
@@ -40,9 +46,16 @@ FAST = {
     "CARPOOL_HEARTBEAT_SECONDS": "0.2",
 }
 """Answers at once, and heartbeats that tell soon what a run holds."""
+MODEL = "simulated"
+CHAT: Json = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "Who leaves the yard at seven?"}],
+}
+FOREVER: Json = {"carpool_simulate": {"milliseconds_per_token": 60_000}}
+"""Added to a body, it keeps the simulated engine busy until it is told to stop."""
 CARPOOL = (sys.executable, "-P", "-m", "cli.main")
 
-Found = TypeVar("Found")
+IN_FLIGHT = "select coalesce(sum(in_flight), 0) from runs where ended_at is null"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -139,6 +152,36 @@ class Stack:
         rows = await self.fetch(sql, *arguments)
         return rows[0][0] if rows else None
 
+    @asynccontextmanager
+    async def locked(self, table: str) -> AsyncIterator[None]:
+        """Let nobody write to a table for the length of the context."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            async with connection.transaction():
+                await connection.execute(f"lock table {table} in exclusive mode")
+                yield
+        finally:
+            await connection.close()
+
+    async def blocked(self) -> int:
+        """How many statements wait for a lock."""
+        return int(
+            await self.value("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
+        )
+
+    async def announce_change(self) -> None:
+        """Tell the API that keys or routes have changed, as whoever changes them may."""
+        async with Redis.from_url(self.redis_url) as redis:
+            await redis.publish(CHANGED_CHANNEL, b"")
+
+    async def nothing_in_flight(self) -> None:
+        """Wait until the engines hold nothing, as the heartbeats of their runs tell."""
+
+        async def idle() -> bool:
+            return bool(await self.value(IN_FLIGHT) == 0)
+
+        await eventually(idle)
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it in order; the exit code of `up`."""
         self.process.send_signal(number)
@@ -155,6 +198,73 @@ class Stack:
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         mine = {"base_url": self.base_url, "api_key": self.api_key, "max_retries": 0}
         return mine | options
+
+
+class Stock:
+    """A stock client, sync or async, behind one way of asking."""
+
+    def __init__(self, client: OpenAI | AsyncOpenAI) -> None:
+        self._client = client
+
+    async def __call__(self, ask: Callable[[Any], Any]) -> Any:
+        """What ``ask(client)`` gives; of a stream or a page, the list of all its items."""
+        if isinstance(self._client, OpenAI):
+            return await asyncio.to_thread(self._ask, ask)
+        found = await ask(self._client)
+        if isinstance(found, AsyncStream):
+            async with found:
+                return [item async for item in found]
+        return [item async for item in found] if isinstance(found, AsyncPage) else found
+
+    def _ask(self, ask: Callable[[Any], Any]) -> Any:
+        found = ask(self._client)
+        if isinstance(found, Stream):
+            with found:
+                return list(found)
+        return list(found) if isinstance(found, SyncPage) else found
+
+
+class Requests:
+    """A team's `/v1/requests` over bare HTTP; AssertionError for an answer that is an error."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+
+    async def leave(self, path: str = "/chat/completions", **changes: Any) -> Json:
+        """Leave a request, `CHAT` with changes, to be answered later; its object."""
+        headers = {"prefer": "respond-async"}
+        return await self._ask("POST", path, 202, json=CHAT | changes, headers=headers)
+
+    async def get(self, identifier: str, **query: Any) -> Json:
+        """One request's object, ``wait=SECONDS`` for its end."""
+        return await self._ask("GET", f"/requests/{identifier}", params=query)
+
+    async def until(self, identifier: str, status: str) -> Json:
+        """The object once it has this status."""
+
+        async def look() -> Json | None:
+            found = await self.get(identifier)
+            return found if found["status"] == status else None
+
+        return await eventually(look)
+
+    async def cancel(self, identifier: str) -> Json:
+        """The object of a request that has ended, by this if not before."""
+        return await self._ask("DELETE", f"/requests/{identifier}")
+
+    async def page(self, **query: Any) -> Json:
+        """A page of the list, newest first."""
+        return await self._ask("GET", "/requests", params=query)
+
+    async def ids(self, **query: Any) -> list[str]:
+        """The ids of a page."""
+        return [found["id"] for found in (await self.page(**query))["data"]]
+
+    async def _ask(self, method: str, path: str, status: int = 200, **options: Any) -> Json:
+        answer = await self.http.request(method, path, **options)
+        assert answer.status_code == status, answer.text
+        found: Json = answer.json()
+        return found
 
 
 def start_stack(

@@ -14,7 +14,7 @@ from carpool import log as logs
 from carpool.background import Background
 from carpool.dispatch import ACTOR, make_broker, run_queue, send_run
 from carpool.doorbell import Doorbell
-from carpool.errors import BackendError, ConfigurationError
+from carpool.errors import BackendError, ConfigurationError, PassingError
 from carpool.ids import new_id
 from carpool.notices import CHANGED_CHANNEL
 from carpool.settings import Settings
@@ -113,11 +113,14 @@ class Worker:
             await asyncio.gather(starting, return_exceptions=True)
             return
         starting.result()
-        models = await self._backend.models()
         if not any(self._name in m.backends for m in self._settings.models.values()):
-            await discover_routes(self._database, self._name, models)
+            await _until_reached(self._discover)
         self._doorbell.announce(CHANGED_CHANNEL)
-        log.info("engine_ready", backend=self._name, models=models[:20])
+        log.info("engine_ready", backend=self._name)
+
+    async def _discover(self) -> None:
+        """Make routes to the models that the backend itself reports."""
+        await discover_routes(self._database, self._name, await self._backend.models())
 
     async def _serve_runs(self) -> None:
         listener = _Listener(self._broker, self._name, self._serve_run)
@@ -198,10 +201,10 @@ class _Listener:
 
 
 async def _until_reached(attempt: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Try until the database answers."""
+    """Try until the database, or the provider, answers."""
     while True:
         try:
             return await attempt()
-        except DatabaseAway as error:
-            log.warning("database_away", error=str(error))
+        except (DatabaseAway, PassingError) as error:
+            log.warning("not_reached", error=str(error))
             await asyncio.sleep(1)

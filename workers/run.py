@@ -105,6 +105,7 @@ class Run:
             background = Background()
             background.start(
                 self._beat(),
+                self._check_health(),
                 self._doorbell.listen(
                     (backend_channel(self._backend.name), run_channel(self.id)),
                     self._heard,
@@ -273,21 +274,25 @@ class Run:
                     if beat.strays:
                         log.warning("strays_released", count=len(beat.strays))
                         await release_strays(lane, self.id, beat.strays)
-                    async with asyncio.timeout(self._settings.lease_seconds / 3):
-                        await self._backend.health()
-                    self._healthy = True
                 except DatabaseAway as error:
                     log.warning("heartbeat_failed", error=str(error))
-                except EngineDied as error:
-                    log.error("engine_died", backend=self._backend.name, error=str(error))
-                    self.engine_died = True
-                    self._wake.set()
-                    return
-                except (PassingError, TimeoutError) as error:
-                    log.warning("backend_unhealthy", reason=str(error))
-                    self._healthy = False
         finally:
             await lane.close()
+
+    async def _check_health(self) -> None:
+        while not self.engine_died:
+            await asyncio.sleep(self._settings.health_seconds)
+            try:
+                async with asyncio.timeout(self._settings.health_seconds):
+                    await self._backend.health()
+                self._healthy = True
+            except EngineDied as error:
+                log.error("engine_died", backend=self._backend.name, error=str(error))
+                self.engine_died = True
+            except (PassingError, TimeoutError) as error:
+                log.warning("backend_unhealthy", backend=self._backend.name, reason=str(error))
+                self._healthy = False
+            self._wake.set()
 
     def _heard(self, channel: str, data: bytes) -> None:
         for bell in decode_bells(data):

@@ -33,9 +33,7 @@ def _chunks() -> list[bytes]:
     choices.append({"index": 0, "delta": {}, "finish_reason": "length"})
     return [
         b"data: %b\n\n"
-        % json.dumps(
-            {**_HEAD, "object": "chat.completion.chunk", "choices": [choice]}
-        ).encode()
+        % json.dumps({**_HEAD, "object": "chat.completion.chunk", "choices": [choice]}).encode()
         for choice in choices
     ]
 

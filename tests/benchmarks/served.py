@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import batched
 from statistics import median
 
 from tests.benchmarks.chat import Target
@@ -50,7 +49,8 @@ def first_token(target: Target, pace: Pace) -> Served:
     asyncio.run(first_chunks(target, FIRST_CHUNK_SAMPLES // 10))
     samples = asyncio.run(first_chunks(target, FIRST_CHUNK_SAMPLES))
     size = max(FIRST_CHUNK_SAMPLES // pace.rounds, 1)
-    rounds = [1000 * median(part) for part in batched(samples, size)]
+    parts = [samples[begin : begin + size] for begin in range(0, len(samples), size)]
+    rounds = [1000 * median(part) for part in parts]
     return Served(measured=Measured(tuple(rounds)), answered=len(samples))
 
 
@@ -79,12 +79,13 @@ MEASURES = {1: completions, 2: latency, 3: first_token, 4: streams}
 
 
 def _loads(target: Target, pace: Pace, *, connections: int, stream: bool = False) -> list[Load]:
-    """A warm-up, then the rounds."""
-    lengths = [WARM_UP_SECONDS, *[pace.seconds] * pace.rounds]
-    return [
-        load(target, connections=connections, seconds=seconds, stream=stream)
-        for seconds in lengths
-    ]
+    """A warm-up, then the rounds, each begun when the server is done with the one before."""
+    loads = []
+    for seconds in (WARM_UP_SECONDS, *[pace.seconds] * pace.rounds):
+        loads.append(load(target, connections=connections, seconds=seconds, stream=stream))
+        # wrk leaves unanswered what is in flight at its end; a slow server takes seconds over it.
+        asyncio.run(read_stream(target))
+    return loads
 
 
 def _served(loads: list[Load], values: Iterable[float]) -> Served:

@@ -1,6 +1,7 @@
 """The servers under measurement, each a process of its own, ended when its context ends."""
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -62,10 +63,9 @@ def carpool_up() -> Iterator[Carpool]:
 @contextmanager
 def fake_provider() -> Iterator[Target]:
     """The provider of :mod:`tests.benchmarks.fake_provider`."""
-    port = free_port("127.0.0.1", 0)
-    command = (sys.executable, "-m", "tests.benchmarks.fake_provider", str(port))
+    target = Target(port=free_port("127.0.0.1", 0), key="sk-fake")
+    command = (sys.executable, "-m", "tests.benchmarks.fake_provider", str(target.port))
     with directory() as data, _running(command, _clean_environment(), data / "log") as process:
-        target = Target(port=port, key="sk-fake")
         _await(process, data / "log", lambda: _serves(target))
         yield target
 
@@ -73,13 +73,11 @@ def fake_provider() -> Iterator[Target]:
 @contextmanager
 def litellm_proxy(provider: Target) -> Iterator[Target]:
     """LiteLLM's proxy in front of a provider."""
-    port = free_port("127.0.0.1", 0)
+    target = Target(port=free_port("127.0.0.1", 0), key=f"sk-{secrets.token_hex(32)}")
     with directory() as data:
-        config = write_config(data / "config.yaml", provider)
-        command = litellm_command(config, port)
-        environment = _clean_environment() | litellm_environment()
+        command = litellm_command(write_config(data / "config.yaml", provider), target.port)
+        environment = _clean_environment() | litellm_environment(target.key)
         with _running(command, environment, data / "log") as process:
-            target = Target(port=port, key="sk-any")
             _await(process, data / "log", lambda: _serves(target))
             yield target
 

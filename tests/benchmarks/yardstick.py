@@ -40,9 +40,10 @@ def litellm_command(config: Path, port: int) -> tuple[str, ...]:
     return (str(_PROXY), "--config", str(config), "--host", "127.0.0.1", "--port", str(port))
 
 
-def litellm_environment() -> dict[str, str]:
-    """As its manual says for production; and no price list from elsewhere."""
+def litellm_environment(key: str) -> dict[str, str]:
+    """As its manual says for production, open to one key; and no price list from elsewhere."""
     return {
+        "LITELLM_MASTER_KEY": key,
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOG": "ERROR",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",

@@ -11,11 +11,6 @@ from tests.conformance.harness import Harness
 from tests.conformance.provider import Provider
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """vLLM never ends its ZeroMQ context; which test is running when it is freed is chance."""
-    config.addinivalue_line("filterwarnings", "ignore:Unclosed context <zmq:ResourceWarning")
-
-
 @pytest.fixture(params=["simulated", "openai", pytest.param("vllm", marks=pytest.mark.vllm)])
 def backend(request: pytest.FixtureRequest) -> Harness:
     found = request.getfixturevalue(request.param)

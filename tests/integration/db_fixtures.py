@@ -33,6 +33,10 @@ TEMPLATE = "template_carpool"
 BACKEND = "engine"
 MODEL = "tiny"
 TEAM = 1
+BLOCKED = """
+select pid from pg_stat_activity
+where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0
+"""
 WAIT_SECONDS = 20.0
 STEP_SECONDS = 0.01
 _numbers = count()
@@ -97,14 +101,17 @@ class Bench:
         self.database = Database(url, pool_size=5)
         self._stack = stack
         self._admin: Any = None
+        self._one_at_a_time = asyncio.Lock()
         stack.push_async_callback(self.database.close)
 
     async def sql(self, query: str, *arguments: Any) -> list[Any]:
         """Run one statement outside of what is tested."""
-        if self._admin is None:
-            self._admin = await self.connection()
-        rows: list[Any] = await self._admin.fetch(query, *arguments)
-        return rows
+        async with self._one_at_a_time:
+            if self._admin is None:
+                self._admin = await asyncpg.connect(self.url, timeout=WAIT_SECONDS)
+                self._stack.callback(self._admin.terminate)
+            rows: list[Any] = await self._admin.fetch(query, *arguments)
+            return rows
 
     async def value(self, query: str, *arguments: Any) -> Any:
         """The first column of the first row."""
@@ -169,6 +176,13 @@ class Bench:
         async with asyncio.timeout(WAIT_SECONDS):
             while not await self.value("select cardinality(pg_blocking_pids($1)) > 0", pid):
                 await asyncio.sleep(STEP_SECONDS)
+
+    async def blocked_pid(self) -> int:
+        """The backend that waits for a lock, once there is one."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (rows := await self.sql(BLOCKED)):
+                await asyncio.sleep(STEP_SECONDS)
+            return int(rows[0]["pid"])
 
     async def row(self, identifier: UUID) -> Any:
         """A request's queue row, or None."""
@@ -235,7 +249,7 @@ async def db_server() -> AsyncIterator[str]:
     try:
         async with embedded_postgres(directory / "postgres", durable=False) as url:
             await _execute(url, f"create database {TEMPLATE}")
-            await asyncio.to_thread(migrate, named(url, TEMPLATE))
+            await asyncio.to_thread(migrate, named(url, TEMPLATE), partition_days=1)
             yield url
     finally:
         shutil.rmtree(directory)
@@ -253,7 +267,7 @@ async def empty_database(db_server: str) -> str:
 async def bench(db_server: str) -> AsyncIterator[Bench]:
     """A migrated database with one route, thrown away after the test."""
     name = f"t{next(_numbers)}"
-    await _execute(db_server, f"create database {name} template {TEMPLATE}")
+    await _execute(db_server, f"create database {name} template {TEMPLATE} strategy file_copy")
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_execute, db_server, f"drop database {name} (force)")
         made = Bench(named(db_server, name), stack)

@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 
 from carpool.states import QueueState, ServiceClass
-from db.claim import NO_ID, Claim, claim, waiting
+from db.claim import NO_ID, Claim, Group, Pick, claim, waiting
+from db.end import CANCELLED, end_requests
 from db.sweep import DEAD_OWNERS, END_DEAD_RUNS, sweep
 
 if TYPE_CHECKING:
@@ -73,8 +74,6 @@ async def test_claimers_beside_requeuers_cancellers_and_finishers_lose_none(
                 await run.finish(claims)
 
     async def cancel() -> None:
-        from db.end import CANCELLED, end_requests
-
         for start in range(0, ROWS, 40):
             await end_requests(canceller, ids[start : start + 4], CANCELLED)
 
@@ -198,12 +197,14 @@ async def test_what_waits_is_told_by_model_class_team_and_loss(bench: "Bench") -
 
 
 async def test_a_claim_of_several_teams_takes_of_each_its_number(bench: "Bench") -> None:
-    from tests.integration.db_fixtures import pick
-
     await bench.fill(5)
     await bench.fill(5, team_id=2)
     run = await bench.run()
-    claims = await claim(run.lane, run.id, "engine", [pick(2), pick(3, team_id=2)])
+    picks = [
+        Pick(group=Group(model="tiny", service_class=ServiceClass.INTERACTIVE, team_id=t), take=n)
+        for t, n in ((1, 2), (2, 3))
+    ]
+    claims = await claim(run.lane, run.id, "engine", picks)
     assert sorted(c.team_id for c in claims) == [1, 1, 2, 2, 2]
     states = await bench.sql("select state, count(*) as n from queue group by state order by state")
     assert [(row["state"], row["n"]) for row in states] == [

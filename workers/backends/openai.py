@@ -23,6 +23,8 @@ from workers.backends.openai_stream import ProviderStream
 from workers.backends.protocol import Answer, Call, Emit
 
 OPENAI_URL = "https://api.openai.com/v1"
+NO_KEY = "none"
+"""What the SDK, which insists on a key, sends to a provider that wants none."""
 CONNECT_SECONDS = 10.0
 HEALTH_SECONDS = 10.0
 DRAIN_SECONDS = 0.1
@@ -142,12 +144,15 @@ class OpenAIBackend:
     def _key(self) -> str:
         if self._settings.api_key is not None:
             return self._settings.api_key.get_secret_value()
-        key = os.environ.get(self._settings.api_key_env)
-        if key is None and self._settings.base_url is None:
+        variable = self._settings.key_variable
+        if variable is None:
+            return NO_KEY
+        try:
+            return os.environ[variable]
+        except KeyError:
             raise ConfigurationError(
-                f"backends.{self.name}.api_key_env: {self._settings.api_key_env} is not set"
-            )
-        return key or "none"
+                f"backends.{self.name}.api_key_env: {variable} is not set"
+            ) from None
 
     def _failure(self, reason: str, *, status: int = 502) -> PassingError:
         message = f"The provider of backend '{self.name}' failed: {reason}."

@@ -7,6 +7,7 @@ import asyncio
 from argparse import Namespace
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from multiprocessing import active_children
 from typing import Any
 
 import msgspec
@@ -44,7 +45,7 @@ _SERVING = {
     Endpoint.COMPLETIONS: "openai_serving_completion",
     Endpoint.EMBEDDINGS: "serving_embedding",
 }
-SHUTDOWN_SECONDS = 5.0
+SHUTDOWN_SECONDS = 10.0
 """For the engine's processes to free the device; vLLM's own default is to kill them at once."""
 
 _DEAD = "The vLLM engine has died."
@@ -105,6 +106,8 @@ class VLLMEngine:
         llm.output_processor.propagate_error(EngineDeadError())
         timeout = max(llm.vllm_config.shutdown_timeout, SHUTDOWN_SECONDS)
         await asyncio.to_thread(llm.shutdown, timeout=timeout)
+        active_children()  # takes away what had to be killed
+        _end_context(llm.engine_core.resources)
 
     async def answer(self, call: Call, emit: Emit) -> Answer:
         """Run one call; see the protocol."""
@@ -196,3 +199,19 @@ class VLLMEngine:
     def _alive(self) -> None:
         if self._llm is None or self._llm.errored:
             raise EngineDied(_DEAD)
+
+
+def _end_context(resources: Any) -> None:
+    """vLLM closes its sockets and leaves their ZeroMQ context open, with its threads.
+
+    To end a context that has an open socket would block for ever.
+    """
+    sockets = (
+        resources.input_socket,
+        resources.output_socket,
+        resources.first_req_send_socket,
+        resources.first_req_rcv_socket,
+        resources.stats_update_socket,
+    )
+    if all(socket is None or socket.closed for socket in sockets):
+        resources.ctx.term()

@@ -1,0 +1,43 @@
+"""A lane that explains what it is given, with the plan that a real lane uses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+from sqlalchemy.engine import make_url
+
+from db.database import LANE_SETTINGS, Lane
+
+
+class ExplainedLane(Lane):
+    """Runs each statement by its generic plan, keeps the plan's text, and rolls it back."""
+
+    def __init__(self, database_url: str) -> None:
+        super().__init__(make_url(database_url), 60)
+        self.plan = ""
+
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[Any]:
+        connection = await asyncpg.connect(self._dsn, server_settings=LANE_SETTINGS)
+        try:
+            await connection.execute(f"prepare statement as {sql}")
+            values = ", ".join(_literal(argument) for argument in arguments)
+            await connection.execute("begin")
+            rows = await connection.fetch(
+                f"explain (analyze, buffers) execute statement ({values})"
+            )
+            await connection.execute("rollback")
+        finally:
+            await connection.close()
+        self.plan = "\n".join(row[0] for row in rows)
+        return []
+
+
+def _literal(value: object) -> str:
+    """An SQL literal of a text, a number, an id, or an array of them; our own values alone."""
+    if isinstance(value, list):
+        return f"'{{{','.join(_plain(item) for item in value)}}}'"
+    return f"'{_plain(value)}'"
+
+
+def _plain(value: object) -> str:
+    return str(int(value)) if isinstance(value, int) else str(value)
