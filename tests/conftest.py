@@ -6,7 +6,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from db.keys import NewKey
-from tests.stack import Requests, Stack, Stock, eventually, stack_in_temporary_directory
+from tests.stack import Requests, Stack, Stock, stack_in_temporary_directory
 
 HASTY = {
     "CARPOOL_GRACE_SECONDS": "0.5",
@@ -77,15 +77,5 @@ async def requests(stack: Stack, team: NewKey) -> AsyncIterator[Requests]:
 @pytest.fixture
 async def parked(stack: Stack) -> str:
     """A model of the shared stack whose backend is never up: its requests wait."""
-    await stack.fetch(
-        "insert into routes (model, backend, upstream) values ('parked', 'nowhere', 'parked') "
-        "on conflict do nothing"
-    )
-    await stack.announce_change()
-    async with stack.http() as http:
-
-        async def known() -> bool:
-            return (await http.get("/models/parked")).status_code == 200
-
-        await eventually(known)
+    await stack.route("parked", "nowhere")
     return "parked"

@@ -169,6 +169,23 @@ class Stack:
             await self.value("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
         )
 
+    async def route(self, model: str, backend: str) -> None:
+        """Route a model to one backend, there `MODEL`, and wait until the API knows the model."""
+        await self.fetch("delete from routes where model = $1 and backend <> $2", model, backend)
+        await self.fetch(
+            "insert into routes (model, backend, upstream) values ($1, $2, $3) "
+            "on conflict do nothing",
+            *(model, backend, MODEL),
+        )
+        await self.announce_change()
+        async with self.http() as http:
+
+            async def known() -> bool:
+                listed = (await http.get("/models")).json()["data"]
+                return model in [found["id"] for found in listed]
+
+            await eventually(known)
+
     async def announce_change(self) -> None:
         """Tell the API that keys or routes have changed, as whoever changes them may."""
         async with Redis.from_url(self.redis_url) as redis:

@@ -1,9 +1,7 @@
 """A run: one worker serving one backend, a stretch of continuous batching."""
 
 import asyncio
-import random
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -11,41 +9,27 @@ import structlog
 
 from carpool.background import Background
 from carpool.doorbell import Doorbell
-from carpool.errors import EngineDied, PassingError, Unavailable
+from carpool.errors import EngineDied, PassingError
 from carpool.ids import id_at, new_id
-from carpool.notices import (
-    MAX_INLINE_BYTES,
-    Finished,
-    Gone,
-    Waiting,
-    backend_channel,
-    decode_bells,
-    run_channel,
-)
+from carpool.notices import Gone, Waiting, backend_channel, decode_bells, run_channel
 from carpool.settings import Settings
-from carpool.states import ENDPOINTS, Outcome, ServiceClass
+from carpool.states import ServiceClass
 from db.claim import Claim, Group, claim, waiting
 from db.database import Database, DatabaseAway, Lane
-from db.finish import NOT_MINE, Failure, Finisher, Result
-from db.group import GroupCommit
+from db.finish import Finisher
 from db.runs import beat_run, begin_run, end_run, release_strays
-from workers.backends.protocol import Answer, Backend, Call
+from workers.backends.protocol import Backend
+from workers.executor import Executor
 from workers.scheduler import Scheduler
-from workers.streaming import Stream
 
-FINISH_LIMIT = 512
 LATE_COMMIT_SECONDS = 2.0
 """An id older than this is committed or never will be: cursors stay behind it."""
-PATIENCE_SECONDS = 3600.0
-"""How long an answer waits for Postgres; a lease that lapsed meanwhile makes it void anyway."""
-BACKOFF_SECONDS = 0.5
-MAX_BACKOFF_SECONDS = 60.0
 RECOVERY_SECONDS = 0.2
 log = structlog.get_logger()
 
 
 class Run:
-    """Keeps a backend full: claims while slots are free, answers, stores, until told to drain."""
+    """Keeps a backend full: claims while slots are free, until told to drain."""
 
     def __init__(
         self,
@@ -62,21 +46,16 @@ class Run:
         self._doorbell = doorbell
         self._backend = backend
         self._process = process
-        self._worker = f"{process.hex[-12:]}"
+        self._worker = process.hex[-12:]
         self._scheduler = Scheduler(int.from_bytes(self.id.bytes[-8:], "big", signed=True))
+        self._finisher = Finisher(self.id, backend.name, self._worker)
+        self._executor = Executor(settings, database, doorbell, backend, self._finisher)
         self._held: dict[UUID, tuple[int, asyncio.Task[None]]] = {}
-        self._running = 0
         self._draining = False
         self._ended = False
         self._healthy = True
         self._look_at = 0.0
         self._wake = asyncio.Event()
-        finisher = Finisher(self.id, backend.name, self._worker)
-        self._finisher = finisher
-        self._results = GroupCommit(
-            database, finisher.finish, limit=FINISH_LIMIT, patience_seconds=PATIENCE_SECONDS
-        )
-        self._failures = GroupCommit(database, self._retry, limit=FINISH_LIMIT, lanes=1)
 
     def drain(self) -> None:
         """Claim no more; `serve` returns when what is held is answered or handed back."""
@@ -100,8 +79,7 @@ class Run:
             ):
                 return False
             log.info("run_started", run=str(self.id), backend=self._backend.name)
-            self._results.start()
-            self._failures.start()
+            self._executor.start()
             background = Background()
             background.start(
                 self._beat(),
@@ -113,48 +91,57 @@ class Run:
                 ),
             )
             try:
-                await self._claim_for_ever()
-                await self._wind_down()
+                await self._claim_for_ever(lane)
+                await self._wind_down(lane)
             finally:
                 await background.close()
-                await self._results.close()
-                await self._failures.close()
+                await self._executor.close()
             return True
         finally:
             await lane.close()
 
-    @property
-    def _over(self) -> bool:
-        return self._draining or self._ended or self.engine_died
+    async def _claim_for_ever(self, lane: Lane) -> None:
+        while not (self._draining or self._ended or self.engine_died):
+            now = time.monotonic()
+            try:
+                if now >= self._look_at:
+                    self._scheduler.note(await waiting(lane, self._backend.name))
+                    self._look_at = now + self._settings.poll_seconds
+                if not await self._claim(lane, now):
+                    await self._sleep(self._look_at - now)
+            except DatabaseAway as error:
+                self._look_at = 0.0
+                log.warning("claim_failed", error=str(error))
+                await asyncio.sleep(RECOVERY_SECONDS)
 
-    async def _claim_for_ever(self) -> None:
-        lane = self._database.lane()
+    async def _claim(self, lane: Lane, now: float) -> bool:
+        """Claim what the scheduler plans, and begin it; False where it plans nothing."""
+        free = self._backend.capacity - self._executor.running if self._healthy else 0
+        picks = self._scheduler.plan(free=free, in_flight=len(self._held), now=now)
+        if not picks:
+            return False
+        settled = id_at(datetime.now(UTC) - timedelta(seconds=LATE_COMMIT_SECONDS))
+        claims = await claim(lane, self.id, self._backend.name, picks)
+        self._scheduler.settle(picks, claims, settled=settled)
+        for claimed in claims:
+            task = asyncio.create_task(self._execute(claimed))
+            self._held[claimed.id] = (claimed.epoch, task)
+        return True
+
+    async def _execute(self, claimed: Claim) -> None:
         try:
-            while not self._over:
-                now = time.monotonic()
-                try:
-                    if now >= self._look_at:
-                        self._scheduler.note(await waiting(lane, self._backend.name))
-                        self._look_at = now + self._settings.poll_seconds
-                    free = self._backend.capacity - self._running if self._healthy else 0
-                    picks = self._scheduler.plan(free=free, in_flight=len(self._held), now=now)
-                    if picks:
-                        settled = id_at(datetime.now(UTC) - timedelta(seconds=LATE_COMMIT_SECONDS))
-                        claims = await claim(lane, self.id, self._backend.name, picks)
-                        self._scheduler.settle(picks, claims, settled=settled)
-                        for claimed in claims:
-                            self._start(claimed)
-                        continue
-                except DatabaseAway as error:
-                    self._look_at = 0.0
-                    log.warning("claim_failed", error=str(error))
-                    await asyncio.sleep(RECOVERY_SECONDS)
-                    continue
-                await self._sleep(self._look_at - now)
+            await self._executor.execute(claimed)
+        except EngineDied as error:
+            self._bury(error)
         finally:
-            await lane.close()
+            # What a dead engine held stays held: the run ends with it, and the sweep returns it.
+            if not self.engine_died and self._epoch(claimed.id) == claimed.epoch:
+                del self._held[claimed.id]
+            if not self._scheduler.idle:
+                self._wake.set()
 
     async def _sleep(self, seconds: float) -> None:
+        """Until a bell, a free slot, or the next look."""
         self._wake.clear()
         handle = asyncio.get_running_loop().call_later(max(seconds, 0), self._wake.set)
         try:
@@ -162,120 +149,28 @@ class Run:
         finally:
             handle.cancel()
 
-    def _start(self, claimed: Claim) -> None:
-        self._running += 1
-        task = asyncio.create_task(self._serve(claimed))
-        self._held[claimed.id] = (claimed.epoch, task)
-
-    async def _serve(self, claimed: Claim) -> None:
-        stream = Stream(self._doorbell, claimed)
-        try:
-            try:
-                answer = await self._backend.answer(
-                    Call(
-                        id=claimed.id,
-                        endpoint=ENDPOINTS[claimed.endpoint],
-                        model=claimed.model,
-                        upstream=claimed.upstream,
-                        body=claimed.body,
-                        stream=claimed.streamed,
-                        service_class=ServiceClass(claimed.service_class),
-                    ),
-                    stream.emit,
-                )
-            finally:
-                self._running -= 1
-                if not self._scheduler.idle or not self._held:
-                    self._wake.set()
-            await self._finish(claimed, answer, stream)
-        except EngineDied as error:
-            log.error("engine_died", backend=self._backend.name, error=str(error))
-            self.engine_died = True
-        except PassingError as error:
-            await self._failed(claimed, error, stream)
-        except Unavailable as error:
-            log.error("answer_lost", request=str(claimed.id), error=str(error))
-        except Exception as error:
-            log.exception("backend_bug", request=str(claimed.id))
-            await self._failed(claimed, PassingError(f"{type(error).__name__}"), stream)
-        finally:
-            held = self._held.get(claimed.id)
-            if held is not None and held[0] == claimed.epoch and not self.engine_died:
-                del self._held[claimed.id]
-            self._wake.set()
-
-    async def _finish(self, claimed: Claim, answer: Answer, stream: Stream) -> None:
-        succeeded = answer.status == 200
-        outcome = Outcome.COMPLETED if succeeded else Outcome.FAILED
-        streamed = claimed.streamed and succeeded
-        channel = await self._results.put(
-            Result(
-                id=claimed.id,
-                epoch=claimed.epoch,
-                outcome=outcome,
-                status_code=answer.status,
-                body=stream.text() if streamed else answer.body,
-                attempts=claimed.attempts + 1,
-                upstream=claimed.upstream,
-                first_token_at=stream.first_at,
-                prompt_tokens=answer.usage.prompt_tokens,
-                cached_tokens=answer.usage.cached_tokens,
-                completion_tokens=answer.usage.completion_tokens,
-            )
-        )
-        if channel is None or channel == NOT_MINE:
-            return
-        inline = not streamed and len(answer.body) <= MAX_INLINE_BYTES
-        self._doorbell.notify(
-            channel,
-            Finished(
-                claimed.id,
-                claimed.epoch,
-                outcome,
-                answer.status,
-                answer.body if inline else None,
-                len(stream.chunks),
-            ),
-        )
-
-    async def _failed(self, claimed: Claim, error: PassingError, stream: Stream) -> None:
-        attempts = claimed.attempts + 1
-        log.warning(
-            "attempt_failed", request=str(claimed.id), attempt=attempts, reason=error.reason
-        )
-        if attempts >= self._settings.max_attempts or stream.chunks:
-            await self._finish(claimed, Answer(status=error.status, body=error.body), stream)
-            return
-        delay = error.retry_after_seconds or _backoff(attempts)
-        await self._failures.put(
-            Failure(id=claimed.id, epoch=claimed.epoch, delay_seconds=delay, error=error.reason)
-        )
-
-    async def _retry(self, lane: Lane, failures: Sequence[Failure], again: bool) -> Sequence[None]:
-        await self._finisher.retry(lane, failures)
-        return [None] * len(failures)
-
     async def _beat(self) -> None:
+        """Keep the lease; let go of what was taken away, hand back what is owned unknowingly."""
         lane = self._database.lane()
         try:
-            while True:
+            while not self._ended:
                 await asyncio.sleep(self._settings.heartbeat_seconds)
+                held = [(identifier, epoch) for identifier, (epoch, _) in self._held.items()]
                 try:
-                    held = [(identifier, epoch) for identifier, (epoch, _) in self._held.items()]
                     beat = await beat_run(lane, self.id, held)
-                    if not beat.alive:
-                        log.warning("run_lost_its_lease", run=str(self.id))
-                        self._ended = True
-                        self._wake.set()
-                        return
-                    epochs = dict(held)
-                    for identifier in beat.gone:
-                        self._abort(identifier, epochs[identifier])
                     if beat.strays:
                         log.warning("strays_released", count=len(beat.strays))
                         await release_strays(lane, self.id, beat.strays)
                 except DatabaseAway as error:
                     log.warning("heartbeat_failed", error=str(error))
+                    continue
+                epochs = dict(held)
+                for identifier in beat.gone:
+                    self._abort(identifier, epochs[identifier])
+                if not beat.alive:
+                    log.warning("run_lost_its_lease", run=str(self.id))
+                    self._ended = True
+                    self._wake.set()
         finally:
             await lane.close()
 
@@ -287,12 +182,17 @@ class Run:
                     await self._backend.health()
                 self._healthy = True
             except EngineDied as error:
-                log.error("engine_died", backend=self._backend.name, error=str(error))
-                self.engine_died = True
+                self._bury(error)
             except (PassingError, TimeoutError) as error:
                 log.warning("backend_unhealthy", backend=self._backend.name, reason=str(error))
                 self._healthy = False
             self._wake.set()
+
+    def _bury(self, error: EngineDied) -> None:
+        if not self.engine_died:
+            log.error("engine_died", backend=self._backend.name, error=str(error))
+        self.engine_died = True
+        self._wake.set()
 
     def _heard(self, channel: str, data: bytes) -> None:
         for bell in decode_bells(data):
@@ -312,51 +212,36 @@ class Run:
         self._look_at = 0.0
         self._wake.set()
 
-    def _abort(self, identifier: UUID, epoch: int) -> None:
+    def _epoch(self, identifier: UUID) -> int | None:
         held = self._held.get(identifier)
-        if held is not None and held[0] == epoch:
-            held[1].cancel()
+        return None if held is None else held[0]
 
-    async def _wind_down(self) -> None:
-        """Let what is held finish for a while, then hand it back; leave it if it is not ours."""
+    def _abort(self, identifier: UUID, epoch: int) -> None:
+        if self._epoch(identifier) == epoch:
+            self._held[identifier][1].cancel()
+
+    async def _wind_down(self, lane: Lane) -> None:
+        """Let what is held finish for a while, then hand it back; leave it if it is not ours.
+
+        The rows of an engine that died are left to the sweep, which counts their loss.
+        """
         tasks = [task for _, task in self._held.values()]
+        limit = self._settings.drain_seconds
         if not self._ended:
             if tasks and not self.engine_died:
-                await asyncio.wait(tasks, timeout=self._settings.drain_seconds)
-            await self._stored()
-        claims = [
-            (identifier, epoch)
-            for identifier, (epoch, task) in self._held.items()
-            if not task.done()
-        ]
+                await asyncio.wait(tasks, timeout=limit)
+            if not await self._executor.stored(timeout_seconds=limit):
+                log.warning("answers_not_stored", run=str(self.id))
+        unfinished = [(i, epoch) for i, (epoch, task) in self._held.items() if not task.done()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._ended:
             return
-        lane = self._database.lane()
         try:
-            # The rows of an engine that died are left to the sweep, which counts the loss.
-            if claims and not self.engine_died:
-                await self._finisher.release(lane, claims)
+            if unfinished and not self.engine_died:
+                await self._finisher.release(lane, unfinished)
             await end_run(lane, self.id)
         except DatabaseAway as error:
             log.warning("run_not_ended", run=str(self.id), error=str(error))
-        finally:
-            await lane.close()
-        log.info("run_ended", run=str(self.id), handed_back=len(claims))
-
-    async def _stored(self) -> None:
-        """Wait, for a while, until all that is answered is stored."""
-        try:
-            async with asyncio.timeout(self._settings.drain_seconds):
-                await self._results.drain()
-                await self._failures.drain()
-        except TimeoutError:
-            log.warning("answers_not_stored", run=str(self.id))
-
-
-def _backoff(attempts: int) -> float:
-    """Exponential with full jitter, in seconds."""
-    longest = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**attempts)
-    return random.uniform(longest / 2, longest)
+        log.info("run_ended", run=str(self.id), handed_back=len(unfinished))

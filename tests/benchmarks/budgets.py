@@ -23,5 +23,6 @@ BUDGETS = {
     9: Budget(what="idle CPU of the whole stack", unit="%", first=3, then=1),
 }
 SERVED_ROWS = (1, 2, 3, 4)
+ADDED_ROW = 3
 CLAIM_ROW = 7
 IDLE_ROW = 9

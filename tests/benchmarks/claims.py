@@ -114,11 +114,11 @@ async def measure_claims() -> list[Line]:
         few = await claims.measure(CLAIMS_AMONG_FEW)
         await claims.fill(MANY)
         states = {f"among {MANY / 1e6:g} million": await claims.measure(CLAIMS)}
-        head = f"{MANY * HEAD_SHARE / 1e6:g} million head rows deleted"
+        head = f"{MANY * HEAD_SHARE / 1e6:g} million deleted at the head"
         async with _snapshot(url):
             await claims.delete_head()
-            states[f"{head}, an old snapshot open"] = await claims.measure(CLAIMS)
-        states[f"{head}, no snapshot"] = await claims.measure(CLAIMS)
+            states[f"{head}, old snapshot"] = await claims.measure(CLAIMS)
+        states[f"{head}"] = await claims.measure(CLAIMS)
     return [
         _line(f"{ORDERS[order]}, {state}", claimed, few[order].measured)
         for order in ORDERS

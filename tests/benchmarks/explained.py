@@ -1,6 +1,6 @@
 """A lane that explains what it is given, with the plan that a real lane uses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -23,13 +23,25 @@ class ExplainedLane(Lane):
             values = ", ".join(_literal(argument) for argument in arguments)
             await connection.execute("begin")
             rows = await connection.fetch(
-                f"explain (analyze, buffers) execute statement ({values})"
+                f"explain (analyze, buffers, wal) execute statement ({values})"
             )
             await connection.execute("rollback")
         finally:
             await connection.close()
-        self.plan = "\n".join(row[0] for row in rows)
+        self.plan = "\n".join(_executed([row[0] for row in rows]))
         return []
+
+
+def _executed(plan: Sequence[str]) -> Iterator[str]:
+    """Without the nodes that were never executed: the partitions where nothing was looked for."""
+    skipped = None
+    for line in plan:
+        indent = len(line) - len(line.lstrip())
+        if skipped is not None and indent > skipped:
+            continue
+        skipped = indent if line.endswith("(never executed)") else None
+        if skipped is None:
+            yield line
 
 
 def _literal(value: object) -> str:

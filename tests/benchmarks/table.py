@@ -22,6 +22,10 @@ class Measured(msgspec.Struct, frozen=True):
     def median(self) -> float:
         return median(self.values)
 
+    def less(self, amount: float) -> "Measured":
+        """What remains without ``amount``."""
+        return Measured(tuple(value - amount for value in self.values))
+
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One line; ``row`` is the number in DESIGN.md, section 6."""

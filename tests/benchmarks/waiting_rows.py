@@ -1,7 +1,8 @@
 """Millions of rows of `queue` that wait, made and removed in Postgres itself.
 
-Every second row is interactive, the others are batch; they go round over the models and the teams.
-Prefixes come in runs of 16 alike within a (model, team).
+Every second row is interactive, and these go round over the models and the teams. The others are
+batch: they came in files of 5,000 lines of one model and team, in which 16 lines on end share a
+prefix.
 """
 
 from datetime import datetime
@@ -13,26 +14,25 @@ from carpool.ids import id_at
 MODELS = ("small", "large", "embed")
 TEAMS = 50
 ROWS_PER_MILLISECOND = 2
+FILE_LINES = 5_000
+PREFIX_LINES = 16
 HEAD_SHARE = 0.4
 
-# An id grows with the row's number: milliseconds, then the place within one. Only claimed rows
-# need a body, but which these will be is the scheduler's affair.
+# An id grows with the row's number: milliseconds, then the place within one. All get a small body,
+# for which of them will be claimed is the scheduler's affair.
 _FILL_QUEUE = """
-insert into queue (
-    id, model, team_id, class, prefix_key, endpoint, share, streamed
-)
+insert into queue (id, model, team_id, class, prefix_key, endpoint, share, streamed)
 select
     (
         lpad(to_hex($2::bigint + i / $3), 12, '0') || '7' || lpad(to_hex(i % $3), 3, '0')
         || '8' || substr(md5(i::text), 1, 15)
     )::uuid,
-    ($4::text[])[1 + i / $5 % cardinality($4)], 1 + i % $5,
-    i / ($5 * cardinality($4)) % 2 * 2,
-    hashint8extended(
-        i / ($5 * cardinality($4) * 32) * ($5 * cardinality($4)) + i % ($5 * cardinality($4)), 0
-    ),
-    0, i % 10000, false
-from generate_series(0, $1::bigint - 1) i
+    ($4::text[])[1 + of % cardinality($4)], 1 + of / cardinality($4) % $5, class,
+    hashint8extended(line / $7, 0), 0, i % 10000, false
+from
+    generate_series(0, $1::bigint - 1) i
+    cross join lateral (values (i / 2, i % 2 * 2)) as parts(line, class)
+    cross join lateral (values (case class when 0 then line else line / $6 end)) as place(of)
 """
 _FILL_REQUESTS = """
 insert into requests (
@@ -50,7 +50,15 @@ async def fill(connection: Any, rows: int, begin: datetime) -> None:
     await connection.execute("truncate queue, requests")
     first = int(begin.timestamp() * 1000)
     await connection.execute(
-        _FILL_QUEUE, rows, first, ROWS_PER_MILLISECOND, list(MODELS), TEAMS, timeout=None
+        _FILL_QUEUE,
+        rows,
+        first,
+        ROWS_PER_MILLISECOND,
+        list(MODELS),
+        TEAMS,
+        min(FILE_LINES, rows // (2 * TEAMS * len(MODELS))),
+        PREFIX_LINES,
+        timeout=None,
     )
     await connection.execute(_FILL_REQUESTS, _BODY, timeout=None)
     # What autovacuum does by itself in the time that such a queue takes to grow.

@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from openai import NotFoundError
 
-from db.keys import NewKey
-from tests.stack import Stack, Stock, eventually
+from tests.stack import Stack, Stock
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -14,18 +13,9 @@ ODD = "org/m:1 of today"
 
 
 @pytest.fixture
-async def odd_model(stack: Stack, team: NewKey) -> AsyncIterator[str]:
+async def odd_model(stack: Stack) -> AsyncIterator[str]:
     """A model whose name must be encoded in a URL, routed while everything runs."""
-    await stack.fetch(
-        "insert into routes (model, backend, upstream) values ($1, 'simulated', 'simulated')", ODD
-    )
-    await stack.announce_change()
-    async with stack.async_client(api_key=team.secret) as client:
-
-        async def known() -> bool:
-            return ODD in [model.id async for model in client.models.list()]
-
-        await eventually(known, seconds=1)
+    await stack.route(ODD, "simulated")
     yield ODD
     await stack.fetch("delete from routes where model = $1", ODD)
 

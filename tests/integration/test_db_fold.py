@@ -1,0 +1,101 @@
+"""The totals equal the sum of the deltas, whoever finishes and whoever folds at the same time."""
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from carpool.states import Outcome
+from db.database import DatabaseAway
+from db.end import CANCELLED, EXPIRED, end_requests
+from db.sweep import FOLD
+
+if TYPE_CHECKING:
+    from tests.integration.db_fixtures import Bench, TestRun
+
+pytest_plugins = ("tests.integration.db_fixtures",)
+
+ROWS = 1500
+SUMS = """
+select coalesce(sum(completed), 0)::int as completed, coalesce(sum(failed), 0)::int as failed,
+    coalesce(sum(cancelled), 0)::int as cancelled, coalesce(sum(expired), 0)::int as expired,
+    coalesce(sum(prompt_tokens), 0)::int as prompt,
+    coalesce(sum(completion_tokens), 0)::int as completion
+from """
+
+
+async def test_totals_equal_what_was_finished_under_concurrent_finishes_and_folds(
+    bench: "Bench",
+) -> None:
+    from tests.integration.db_fixtures import result
+
+    ids = [i for team in (1, 2, 3) for i in await bench.fill(ROWS // 3, team_id=team)]
+    runs = [await bench.run() for _ in range(3)]
+    shuffled = random.Random(7).sample(ids, ROWS)
+    ended, finished = shuffled[:200], asyncio.Event()
+
+    async def work(run: "TestRun", team: int) -> None:
+        while claims := await run.claim(32, team_id=team):
+            outcomes = [Outcome.FAILED if c.id.int % 5 == 0 else Outcome.COMPLETED for c in claims]
+            results = [
+                result(c, outcome=outcome) for c, outcome in zip(claims, outcomes, strict=True)
+            ]
+            await run.finisher.finish(run.lane, results, False)
+
+    async def end() -> None:
+        lane = bench.lane()
+        for start in range(0, len(ended), 20):
+            ending = CANCELLED if start % 40 else EXPIRED
+            await end_requests(lane, ended[start : start + 20], ending)
+
+    async def fold() -> None:
+        lane = bench.lane()
+        while not finished.is_set():
+            try:
+                await lane.fetch(FOLD, 7)
+            except DatabaseAway:  # two that fold at once may deadlock; one goes on
+                continue
+
+    folders = [asyncio.create_task(fold()) for _ in range(2)]
+    await asyncio.gather(*(work(r, t) for r, t in zip(runs, (1, 2, 3), strict=True)), end())
+    finished.set()
+    await asyncio.gather(*folders)
+    while await bench.value("select count(*) from deltas"):
+        await bench.sql(FOLD, 1000)
+    stored = await bench.sql(
+        """
+        select count(*) filter (where outcome = 0)::int as completed,
+            count(*) filter (where outcome = 1)::int as failed,
+            count(*) filter (where outcome = 2)::int as cancelled,
+            count(*) filter (where outcome = 3)::int as expired,
+            sum(prompt_tokens)::int as prompt, sum(completion_tokens)::int as completion
+        from results
+        """
+    )
+    totals = await bench.sql(SUMS + "totals")
+    assert dict(totals[0]) == dict(stored[0])
+    assert sum(dict(totals[0]).values()) > ROWS
+    assert await bench.value("select count(*) from results") == ROWS
+
+
+async def test_a_fold_that_is_rolled_back_loses_no_delta(bench: "Bench") -> None:
+    await bench.fill(10)
+    run = await bench.run()
+    await run.finish(await run.claim(10))
+    folding = await bench.open_lane()
+    await folding.fetch(FOLD, 100)
+    await bench.sql(FOLD, 100)  # finds the deltas held, and takes none of them
+    await folding.rollback()
+    assert await bench.value("select sum(completed) from deltas") == 10
+    await bench.sql(FOLD, 100)
+    assert await bench.value("select sum(completed) from totals") == 10
+
+
+async def test_deltas_of_one_group_are_one_row_for_each_team_and_model(bench: "Bench") -> None:
+    await bench.route("other")
+    for team in (1, 2):
+        await bench.fill(5, team_id=team)
+    run = await bench.run()
+    claims = [*(await run.claim(5)), *(await run.claim(5, team_id=2))]
+    await run.finish(claims)
+    deltas = await bench.sql("select team_id, completed, completion_tokens from deltas order by 1")
+    assert [tuple(d) for d in deltas] == [(1, 5, 10), (2, 5, 10)]

@@ -1,0 +1,165 @@
+"""One claim's way: asked of the backend, its answer stored, its client told."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+
+from carpool.doorbell import Doorbell
+from carpool.errors import EngineDied, PassingError, Unavailable
+from carpool.notices import MAX_INLINE_BYTES, Finished
+from carpool.settings import Settings
+from carpool.states import ENDPOINTS, Outcome, ServiceClass
+from db.claim import Claim
+from db.database import Database, Lane
+from db.finish import NOT_MINE, Failure, Finisher, Result
+from db.group import GroupCommit
+from workers.backends.protocol import Answer, Backend, Call
+from workers.streaming import Stream
+
+FINISH_LIMIT = 512
+PATIENCE_SECONDS = 3600.0
+"""How long an answer waits for Postgres; a lease that lapsed meanwhile makes it void anyway."""
+BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = 60.0
+log = structlog.get_logger()
+
+
+class Executor:
+    """Executes the claims of one run, and stores what comes of them in groups."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        doorbell: Doorbell,
+        backend: Backend,
+        finisher: Finisher,
+    ) -> None:
+        self._settings = settings
+        self._doorbell = doorbell
+        self._backend = backend
+        self._finisher = finisher
+        self._results: GroupCommit[Result, UUID | None] = GroupCommit(
+            database, finisher.finish, limit=FINISH_LIMIT, patience_seconds=PATIENCE_SECONDS
+        )
+        self._failures: GroupCommit[Failure, None] = GroupCommit(
+            database, self._retry, limit=FINISH_LIMIT, lanes=1, patience_seconds=PATIENCE_SECONDS
+        )
+        self.running = 0
+        """How many claims the backend is busy with."""
+
+    def start(self) -> None:
+        """Begin to store."""
+        self._results.start()
+        self._failures.start()
+
+    async def stored(self, *, timeout_seconds: float) -> bool:
+        """Wait until all that was answered is stored; False where that takes too long."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._results.drain()
+                await self._failures.drain()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Store no more."""
+        await self._results.close()
+        await self._failures.close()
+
+    async def execute(self, claimed: Claim) -> None:
+        """Answer a claim, and store what comes of it; raises EngineDied alone."""
+        stream = Stream(self._doorbell, claimed)
+        try:
+            await self._finish(claimed, await self._answer(claimed, stream), stream)
+        except EngineDied:
+            raise
+        except PassingError as error:
+            await self._fail(claimed, error, stream)
+        except Unavailable as error:
+            log.error("answer_lost", request=str(claimed.id), error=str(error))
+        except Exception as error:
+            log.exception("backend_bug", request=str(claimed.id))
+            await self._fail(claimed, PassingError(type(error).__name__, status=500), stream)
+
+    async def _answer(self, claimed: Claim, stream: Stream) -> Answer:
+        call = Call(
+            id=claimed.id,
+            endpoint=ENDPOINTS[claimed.endpoint],
+            model=claimed.model,
+            upstream=claimed.upstream,
+            body=claimed.body,
+            stream=claimed.streamed,
+            service_class=ServiceClass(claimed.service_class),
+        )
+        self.running += 1
+        try:
+            return await self._backend.answer(call, stream.emit)
+        finally:
+            self.running -= 1
+
+    async def _finish(self, claimed: Claim, answer: Answer, stream: Stream) -> None:
+        succeeded = answer.status == 200
+        outcome = Outcome.COMPLETED if succeeded else Outcome.FAILED
+        streamed = claimed.streamed and succeeded
+        channel = await self._results.put(
+            Result(
+                id=claimed.id,
+                epoch=claimed.epoch,
+                outcome=outcome,
+                status_code=answer.status,
+                body=stream.text() if streamed else answer.body,
+                attempts=claimed.attempts + 1,
+                upstream=claimed.upstream,
+                first_token_at=stream.first_at,
+                prompt_tokens=answer.usage.prompt_tokens,
+                cached_tokens=answer.usage.cached_tokens,
+                completion_tokens=answer.usage.completion_tokens,
+            )
+        )
+        if channel is None or channel == NOT_MINE:
+            return
+        inline = not streamed and len(answer.body) <= MAX_INLINE_BYTES
+        self._doorbell.notify(
+            channel,
+            Finished(
+                claimed.id,
+                claimed.epoch,
+                outcome,
+                answer.status,
+                answer.body if inline else None,
+                len(stream.chunks),
+            ),
+        )
+
+    async def _fail(self, claimed: Claim, error: PassingError, stream: Stream) -> None:
+        """Let it be tried again later, unless that is in vain or its client has read from it."""
+        attempts = claimed.attempts + 1
+        log.warning(
+            "attempt_failed", request=str(claimed.id), attempt=attempts, reason=error.reason
+        )
+        if attempts >= self._settings.max_attempts or stream.chunks:
+            await self._finish(claimed, Answer(status=error.status, body=error.body), stream)
+            return
+        await self._failures.put(
+            Failure(
+                id=claimed.id,
+                epoch=claimed.epoch,
+                delay_seconds=error.retry_after_seconds or backoff_seconds(attempts),
+                error=error.reason,
+            )
+        )
+
+    async def _retry(self, lane: Lane, failures: Sequence[Failure], again: bool) -> Sequence[None]:
+        await self._finisher.retry(lane, failures)
+        return [None] * len(failures)
+
+
+def backoff_seconds(attempts: int) -> float:
+    """Doubles with each attempt, with jitter over its upper half."""
+    longest = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**attempts)
+    return random.uniform(longest / 2, longest)
