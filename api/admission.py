@@ -11,7 +11,7 @@ from starlette.requests import Request
 from api.intake import Intake
 from api.services import Services, Ticket
 from api.waiting import Sink
-from carpool.errors import IdempotencyMismatch, InvalidRequest
+from carpool.errors import IdempotencyMismatch, InvalidRequest, Unavailable
 from carpool.ids import new_id
 from carpool.notices import Waiting
 from carpool.states import ENDPOINTS, Endpoint
@@ -26,12 +26,13 @@ MAX_KEY_LENGTH = 255
 
 
 async def admit(
-    services: Services, request: Request, identity: Identity, intake: Intake, *, waits: bool
+    services: Services, request: Request, identity: Identity, intake: Intake, sink: Sink | None
 ) -> Ticket:
     """Store a request durably, or find the one that it repeats.
 
-    ``waits`` says that the connection waits for the answer. Raises NotFound for an unknown model,
-    IdempotencyMismatch for a reused key, Unavailable where Postgres is away.
+    ``sink`` waits for the answer, from before the request can be claimed; it is None where no one
+    waits. Raises NotFound for an unknown model, IdempotencyMismatch for a reused key, Unavailable
+    where Postgres is away; the sink then waits for nothing.
     """
     backends = await services.catalog.backends(intake.model)
     key = request.headers.get("idempotency-key")
@@ -43,32 +44,54 @@ async def admit(
             incarnation=services.incarnation,
         )
         if found is not None:
-            return Ticket(request=found[0], connection=found[1], joined=True)
-    submission = _submission(services, identity, intake, waits=waits)
-    if key is not None:
-        first = await submit_once(
-            services.database, submission, _idempotency_key(intake.endpoint, key)
-        )
-        if first.fingerprint != intake.fingerprint:
-            raise IdempotencyMismatch(
-                "The Idempotency-Key was used before with another body.", param="Idempotency-Key"
-            )
-        if first.request != submission.id:
-            return Ticket(request=first.request, connection=new_id(), joined=True)
-    else:
-        await services.submissions.put(submission)
+            ticket = Ticket(request=found[0], connection=found[1])
+            await _join(services, ticket.request, sink)
+            return ticket
+    submission = _submission(services, identity, intake, waits=sink is not None)
+    if sink is not None:
+        services.waiting.add(sink, submission.id)
+    try:
+        if key is None:
+            await services.submissions.put(submission)
+        else:
+            first = await _first(services, submission, key)
+            if first != submission.id:
+                ticket = Ticket(request=first, connection=new_id())
+                await _join(services, first, sink)
+                return ticket
+    except BaseException as error:
+        if sink is not None:
+            services.waiting.remove(sink)
+        if isinstance(error, Unavailable):
+            # It may be stored all the same: then the client's retry shall find it.
+            services.disconnected(Ticket(submission.id, submission.id), alone=True)
+        raise
     for backend in backends:
         services.doorbell.ring(
             backend, Waiting(intake.model, intake.service_class, identity.team_id)
         )
-    return Ticket(request=submission.id, connection=submission.id, joined=False)
+    return Ticket(request=submission.id, connection=submission.id)
 
 
-async def join(services: Services, ticket: Ticket, sink: Sink) -> None:
+async def _first(services: Services, submission: Submission, key: str) -> UUID:
+    """The id of the first request under an Idempotency-Key, which is this one or another."""
+    endpoint = ENDPOINTS[submission.endpoint]
+    first = await submit_once(services.database, submission, _idempotency_key(endpoint, key))
+    if first.fingerprint != submission.fingerprint:
+        raise IdempotencyMismatch(
+            "The Idempotency-Key was used before with another body.", param="Idempotency-Key"
+        )
+    return first.request
+
+
+async def _join(services: Services, request: UUID, sink: Sink | None) -> None:
     """Let a sink wait for a request that may have run, or ended, before."""
-    services.waiting.add(sink)
-    if ticket.joined and not await attach(services.database, ticket.request, services.incarnation):
-        result = await result_of(services.database, ticket.request)
+    if sink is None:
+        return
+    services.waiting.remove(sink)
+    services.waiting.add(sink, request)
+    if not await attach(services.database, request, services.incarnation):
+        result = await result_of(services.database, request)
         if result is not None:
             sink.stored(result)
 

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.admission import admit, join
+from api.admission import admit
 from api.bodies import read_body
 from api.intake import read
 from api.objects import request_object
 from api.responses import JSON, REQUEST_PREFIX, error_response, watch
 from api.services import Services, Ticket
-from api.sinks import AnswerSink
+from api.sinks import AnswerSink, StreamSink
 from api.streaming import StreamResponse
 from carpool.errors import Unavailable
 from carpool.ids import public_id
@@ -37,25 +37,28 @@ def endpoint(path: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         identity = await services.keys.identify(request)
         raw = await read_body(request, limit_bytes=services.settings.max_body_bytes)
         intake = read(path, raw, team_id=identity.team_id)
-        later = _prefers_async(request)
-        ticket = await admit(services, request, identity, intake, waits=not later)
-        if later:
+        if _prefers_async(request):
+            ticket = await admit(services, request, identity, intake, None)
             return await _accepted(services, ticket, identity.team_id)
         if intake.stream:
-            return StreamResponse(services, ticket)
-        return await _answered(services, request, ticket)
+            stream = StreamSink()
+            ticket = await admit(services, request, identity, intake, stream)
+            return StreamResponse(services, ticket, stream)
+        answer = AnswerSink()
+        ticket = await admit(services, request, identity, intake, answer)
+        return await _answered(services, request, ticket, answer)
 
     return handle
 
 
-async def _answered(services: Services, request: Request, ticket: Ticket) -> Response:
+async def _answered(
+    services: Services, request: Request, ticket: Ticket, sink: AnswerSink
+) -> Response:
     began = time.monotonic()
-    sink = AnswerSink(ticket.request)
     limit = asyncio.get_running_loop().call_later(_patience(request), sink.give_up)
     disconnect = watch(request.receive, sink.give_up)
     draining = services.on_drain(sink.give_up)
     try:
-        await join(services, ticket, sink)
         end = await sink.future
     finally:
         limit.cancel()

@@ -37,8 +37,8 @@ async def retrieve(request: Request) -> Response:
     wait = _seconds(request.query_params.get("wait"))
     seen = await _seen(services, identity, identifier)
     if wait and seen.status not in ENDED:
-        sink = AnswerSink(identifier)
-        services.waiting.add(sink)
+        sink = AnswerSink()
+        services.waiting.add(sink, identifier)
         no_drain = services.on_drain(sink.give_up)
         handle = asyncio.get_running_loop().call_later(wait, sink.give_up)
         try:
@@ -103,8 +103,8 @@ async def list_requests(request: Request) -> Response:
 async def _changes(
     services: Services, identity: Identity, seen: RequestView
 ) -> AsyncIterator[bytes]:
-    sink = AnswerSink(seen.id)
-    services.waiting.add(sink)
+    sink = AnswerSink()
+    services.waiting.add(sink, seen.id)
     no_drain = services.on_drain(sink.give_up)
     told: tuple[Any, ...] | None = None
     silent_seconds = 0.0

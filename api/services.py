@@ -41,8 +41,6 @@ class Ticket:
 
     request: UUID
     connection: UUID
-    joined: bool
-    """Whether the request was there before this connection."""
 
 
 class Services:

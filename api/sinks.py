@@ -8,14 +8,16 @@ from carpool.notices import Delta, Finished, Lost, Notice
 from carpool.states import Outcome
 from db.results import Stored
 
+NOTHING = UUID(int=0)
+
 
 class AnswerSink:
     """Waits for one answer, whole."""
 
     watches_epochs = False
+    request = NOTHING
 
-    def __init__(self, request: UUID) -> None:
-        self.request = request
+    def __init__(self) -> None:
         self.future: asyncio.Future[Finished | Stored | None] = (
             asyncio.get_running_loop().create_future()
         )
@@ -50,9 +52,9 @@ class StreamSink:
     """
 
     watches_epochs = True
+    request = NOTHING
 
-    def __init__(self, request: UUID) -> None:
-        self.request = request
+    def __init__(self) -> None:
         self.epoch: int | None = None
         self.taken = 0
         """Chunks accepted so far, for the client."""

@@ -5,7 +5,6 @@ import asyncio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.admission import join
 from api.responses import JSON, REQUEST_PREFIX, error_response, watch
 from api.services import Services, Ticket
 from api.sinks import StreamSink
@@ -29,19 +28,18 @@ class StreamResponse(Response):
     ``[DONE]``, or an event with the error: never silence.
     """
 
-    def __init__(self, services: Services, ticket: Ticket) -> None:
+    def __init__(self, services: Services, ticket: Ticket, sink: StreamSink) -> None:
         self._services = services
         self._ticket = ticket
+        self._sink = sink
         self._started = False
         self._let_go = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        services, ticket = self._services, self._ticket
-        sink = StreamSink(ticket.request)
+        services, ticket, sink = self._services, self._ticket, self._sink
         disconnect = watch(receive, sink.event.set)
         no_drain = services.on_drain(lambda: self._drain(sink))
         try:
-            await join(services, ticket, sink)
             ended = await self._relay(sink, disconnect, scope, receive, send)
         finally:
             no_drain()

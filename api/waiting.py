@@ -19,6 +19,7 @@ class Sink(Protocol):
     """One connection that waits for one request."""
 
     request: UUID
+    """Set when it begins to wait."""
     watches_epochs: bool
     """Whether it must know of a claim newer than the one that it has read from."""
 
@@ -59,8 +60,9 @@ class Waiting:
         """What is waited for."""
         return list(self._sinks)
 
-    def add(self, sink: Sink) -> None:
-        """Begin to wait; what is published from now on is not missed."""
+    def add(self, sink: Sink, request: UUID) -> None:
+        """Begin to wait for a request; what is published from now on is not missed."""
+        sink.request = request
         self._sinks.setdefault(sink.request, []).append(sink)
 
     def remove(self, sink: Sink) -> bool:

@@ -64,14 +64,15 @@ async def take_over(
     retries never take over the same connection, for its end is unique in ``reattachments``.
     """
     since = id_at(datetime.now(UTC) - timedelta(seconds=RECENT_SECONDS))
-    candidates = await database.fetch(REATTACH, fingerprint, team_id, since)
-    for candidate in candidates:
-        connection = new_id()
-        taken = await database.fetch(
-            TAKE, candidate["connection"], candidate["id"], connection, incarnation
-        )
-        if taken:
-            return candidate["id"], connection
+    while candidates := await database.fetch(REATTACH, fingerprint, team_id, since):
+        for candidate in candidates:
+            connection = new_id()
+            taken = await database.fetch(
+                TAKE, candidate["connection"], candidate["id"], connection, incarnation
+            )
+            if taken:
+                return candidate["id"], connection
+        # Others, retrying the same body at once, were faster with all of these: look again.
     return None
 
 

@@ -24,6 +24,6 @@ with candidate as (
             )
         )
     order by r.id
-    limit 8
+    limit 64
 )
 select id, connection from candidate

@@ -1,0 +1,119 @@
+"""A body over the limit is refused before it is read whole, and the client is told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import msgspec
+import psutil
+import pytest
+from openai import APIStatusError
+
+from db.keys import NewKey
+from tests.stack import CHAT, Requests, Stack, Stock
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+LIMIT_BYTES = 10_000_000
+HUGE_BYTES = 50_000_000
+IN_FLIGHT_BYTES = 12_000_000
+"""What the buffers of both ends of a local connection may hold."""
+GROWTH_BYTES = 40_000_000
+"""Above what a body up to the limit may cost for a moment, far below several huge ones."""
+PART = b"x" * 100_000
+
+
+async def test_a_declared_length_is_refused_unread(stack: Stack, team: NewKey) -> None:
+    async with _connection(stack) as (reader, writer):
+        writer.write(_head(team, f"content-length: {HUGE_BYTES}") + PART)
+        answer = await asyncio.wait_for(reader.read(), 5)
+    _check(answer)
+
+
+async def test_an_undeclared_length_is_refused_at_the_limit(stack: Stack, team: NewKey) -> None:
+    async with _connection(stack) as (reader, writer):
+        writer.write(_head(team, "transfer-encoding: chunked"))
+        answered = asyncio.create_task(reader.read())
+        sent = 0
+        try:
+            while sent < HUGE_BYTES and not answered.done():
+                writer.write(b"%x\r\n%b\r\n" % (len(PART), PART))
+                await writer.drain()
+                sent += len(PART)
+        except ConnectionError:
+            pass
+        answer = await asyncio.wait_for(answered, 5)
+    _check(answer)
+    assert LIMIT_BYTES <= sent <= LIMIT_BYTES + IN_FLIGHT_BYTES
+
+
+async def test_memory_stays_flat(stack: Stack, team: NewKey) -> None:
+    api = psutil.Process(stack.pid("api"))
+    await test_a_declared_length_is_refused_unread(stack, team)
+    before = api.memory_info().rss
+    for _ in range(5):
+        await test_a_declared_length_is_refused_unread(stack, team)
+        await test_an_undeclared_length_is_refused_at_the_limit(stack, team)
+    assert api.memory_info().rss - before < GROWTH_BYTES
+
+
+@pytest.mark.parametrize("size", [LIMIT_BYTES + 1, HUGE_BYTES])
+async def test_the_stock_client_is_told_once(stock: Stock, size: int) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        await stock(
+            lambda client: client.with_options(max_retries=2).chat.completions.create(
+                **CHAT | {"messages": [{"role": "user", "content": "x" * size}]}
+            )
+        )
+    error = caught.value
+    assert (error.status_code, error.code) == (413, "request_too_large")
+    assert error.request_id
+    listed = await stock(lambda client: client.get("/requests", cast_to=object))
+    assert listed["data"] == []
+
+
+async def test_a_body_at_the_limit_is_taken(requests: Requests) -> None:
+    empty = msgspec.json.encode(CHAT | {"of_next_year": ""})
+    content = empty[:-2] + b"x" * (LIMIT_BYTES - len(empty)) + empty[-2:]
+    answer = await requests.http.post("/chat/completions", content=content)
+    assert answer.status_code == 200
+    refused = await requests.http.post("/chat/completions", content=content + b" ")
+    assert refused.status_code == 413
+
+
+async def test_a_client_that_asks_first_sends_nothing(stack: Stack, team: NewKey) -> None:
+    """``Expect: 100-continue``: the refusal comes in place of the go-ahead."""
+    async with _connection(stack) as (reader, writer):
+        writer.write(_head(team, f"content-length: {HUGE_BYTES}\r\nexpect: 100-continue"))
+        answer = await asyncio.wait_for(reader.read(), 5)
+    _check(answer)
+
+
+def _check(answer: bytes) -> None:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in head
+    assert b"x-request-id: req_" in head
+    error = msgspec.json.decode(body)["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "request_too_large")
+
+
+@asynccontextmanager
+async def _connection(
+    stack: Stack,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    address = urlsplit(stack.base_url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+def _head(team: NewKey, length: str) -> bytes:
+    return (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+        f"authorization: Bearer {team.secret}\r\ncontent-type: application/json\r\n{length}\r\n\r\n"
+    ).encode()
