@@ -105,7 +105,7 @@ class Run:
             now = time.monotonic()
             try:
                 if now >= self._look_at:
-                    self._scheduler.note(await waiting(lane, self._backend.name))
+                    self._scheduler.look(await waiting(lane, self._backend.name))
                     self._look_at = now + self._settings.poll_seconds
                 if not await self._claim(lane, now):
                     await self._sleep(self._look_at - now)

@@ -40,8 +40,20 @@ class Scheduler:
         return not self._waiting
 
     def note(self, groups: Iterable[Group]) -> None:
-        """Learn that groups wait."""
+        """Learn that new rows of groups wait."""
         for group in groups:
+            self._waiting.setdefault(group)
+
+    def look(self, groups: Iterable[Group]) -> None:
+        """Learn from the queue itself that groups wait.
+
+        Where a group was taken for exhausted, its rows may lie behind the cursor: they were
+        returned to the queue. It begins at the head again.
+        """
+        for group in groups:
+            cursor = self._cursors.get(group)
+            if group not in self._waiting and cursor is not None and not _by_prefix(group):
+                cursor.id = NO_ID
             self._waiting.setdefault(group)
 
     def plan(self, *, free: int, in_flight: int, now: float) -> list[Pick]:
@@ -97,7 +109,7 @@ class Scheduler:
     def _advance(self, cursor: _Cursor, pick: Pick, claims: Sequence[Claim], settled: UUID) -> bool:
         """Move a cursor behind its claims; whether the group may hold more."""
         full = len(claims) >= pick.take
-        if pick.group.service_class is not ServiceClass.BATCH:
+        if not _by_prefix(pick.group):
             if claims:
                 cursor.id = min(max(claim.id for claim in claims), settled)
             return full
@@ -113,12 +125,13 @@ class Scheduler:
     def _cursor(self, group: Group, now: float) -> _Cursor:
         cursor = self._cursors.get(group)
         if cursor is None:
-            key = self._origin_key if group.service_class is ServiceClass.BATCH else LOWEST_PREFIX
+            key = self._origin_key if _by_prefix(group) else LOWEST_PREFIX
             cursor = self._cursors[group] = _Cursor(key, NO_ID, now)
-        elif (
-            group.service_class is not ServiceClass.BATCH
-            and now - cursor.rewound_at > REWIND_SECONDS
-        ):
-            # Rows that were returned to the queue lie behind the cursor.
+        elif not _by_prefix(group) and now - cursor.rewound_at > REWIND_SECONDS:
+            # Of a group that is never exhausted, returned rows lie behind the cursor too.
             cursor.id, cursor.rewound_at = NO_ID, now
         return cursor
+
+
+def _by_prefix(group: Group) -> bool:
+    return group.service_class is ServiceClass.BATCH
