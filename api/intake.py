@@ -18,7 +18,7 @@ PROMPT_FIELDS: Final = {
     Endpoint.EMBEDDINGS: b'"input"',
 }
 MAX_NAME_LENGTH = 256
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`$")
 _EMPTY = re.compile(r"^Expected `(?:array|str)` of length >= 1$")
 
@@ -89,7 +89,7 @@ def _decode(endpoint: Endpoint, raw: bytes) -> Body:
 def _refusal(reason: str) -> InvalidRequest:
     place = _PLACE.match(reason)
     assert place is not None
-    what, path = place["what"], place["path"]
+    what, path = place["what"], (place["path"] or "").removesuffix("[...]") or None
     missing = _MISSING.match(what)
     if missing is not None:
         field = missing["field"]

@@ -18,6 +18,9 @@ def fold(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
             _fold_choice(choices.setdefault(part.get("index", 0), {}), part)
     answer["object"] = _OBJECTS.get(answer.get("object", ""), answer.get("object"))
     answer["choices"] = [choices[index] for index in sorted(choices)]
+    for choice in answer["choices"]:
+        for call in choice.get("message", {}).get("tool_calls") or ():
+            call.pop("index", None)  # says which call a chunk adds to; an answer has none
     return answer
 
 
@@ -63,5 +66,8 @@ def _joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     joined = dict(old)
     for name, value in new.items():
         earlier = joined.get(name)
-        joined[name] = earlier + value if isinstance(earlier, list) and value else value
+        if isinstance(earlier, list) and isinstance(value, list):
+            joined[name] = earlier + value
+        elif value is not None or earlier is None:
+            joined[name] = value
     return joined

@@ -1,12 +1,14 @@
 """Time-ordered ids, made in the process that needs them (Postgres below 18 has no uuidv7)."""
 
 import os
+import re
 import time
 from datetime import UTC, datetime
 from uuid import UUID
 
 from carpool.errors import NotFound
 
+_HEXADECIMAL = re.compile(r"[0-9a-f]{32}")
 _last_milliseconds = 0
 _sequence = 0
 
@@ -46,9 +48,6 @@ def public_id(prefix: str, identifier: UUID) -> str:
 
 def parse_public_id(prefix: str, text: str) -> UUID:
     """The inverse of :func:`public_id`; raises :class:`NotFound`, for no such object can exist."""
-    try:
-        if not text.startswith(prefix) or len(text) != len(prefix) + 32:
-            raise ValueError
+    if _HEXADECIMAL.fullmatch(text.removeprefix(prefix)) and text.startswith(prefix):
         return UUID(hex=text[len(prefix) :])
-    except ValueError:
-        raise NotFound(f"No object with the id '{text[:80]}' exists.") from None
+    raise NotFound(f"No object with the id '{text[:80]}' exists.")

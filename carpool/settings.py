@@ -78,7 +78,9 @@ class _File(_Frozen):
 class Settings(BaseSettings):
     """Everything an operator can set; each field is also ``CARPOOL_<NAME>`` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="CARPOOL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="CARPOOL_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     data_dir: Path = Path("~/.carpool")
     config: Path | None = None
@@ -122,7 +124,7 @@ class Settings(BaseSettings):
             return _File()
         try:
             return _File.model_validate(tomllib.loads(self.config.read_text()))
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"config: cannot read {self.config}: {error}") from error
         except tomllib.TOMLDecodeError as error:
             raise ConfigurationError(f"config: {self.config} is not TOML: {error}") from error

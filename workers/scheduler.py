@@ -88,9 +88,10 @@ class Scheduler:
         """Learn what the picks brought.
 
         No cursor passes ``settled``, an id below which no transaction is still to commit. A group
-        that gave fewer than asked is exhausted; one that gave all goes to the end of the turn.
+        that gave fewer than asked is exhausted; one that gave all goes to the end of the turn, last
+        those that were given one more than the others.
         """
-        for pick in picks:
+        for pick in sorted(picks, key=lambda pick: pick.take):
             group = pick.group
             if group.lost:
                 if claims:
