@@ -1,6 +1,7 @@
 """Folds the chunks of a stream into the answer that they make up."""
 
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any, Final
 
 _OBJECTS: Final = {"chat.completion.chunk": "chat.completion"}
@@ -15,7 +16,7 @@ def fold(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
             if name != "choices" and value is not None:
                 answer[name] = value
         for part in chunk.get("choices", ()):
-            _fold_choice(choices.setdefault(part.get("index", 0), {}), part)
+            _fold_choice(choices.setdefault(part.get("index", 0), {}), deepcopy(part))
     answer["object"] = _OBJECTS.get(answer.get("object", ""), answer.get("object"))
     answer["choices"] = [choices[index] for index in sorted(choices)]
     for choice in answer["choices"]:

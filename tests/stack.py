@@ -99,8 +99,12 @@ class Stack:
 
     def http(self, key: str | None = None) -> httpx.AsyncClient:
         """A bare HTTP client, for what a stock client does not send; to be closed."""
-        headers = {"authorization": f"Bearer {key or self.api_key}"}
-        return httpx.AsyncClient(base_url=self.base_url, headers=headers, timeout=WAIT_SECONDS)
+        return httpx.AsyncClient(
+            base_url=self.base_url,
+            headers={"authorization": f"Bearer {key or self.api_key}"},
+            timeout=WAIT_SECONDS,
+            limits=httpx.Limits(max_connections=None),
+        )
 
     async def replace(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """End one child, and wait for the one that is started in its place; its pid.

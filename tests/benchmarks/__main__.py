@@ -11,6 +11,7 @@ from rich.console import Console
 from tests.benchmarks.budgets import ADDED_ROW, BUDGETS, CLAIM_ROW, IDLE_ROW, SERVED_ROWS
 from tests.benchmarks.chat import Target
 from tests.benchmarks.claims import measure_claims
+from tests.benchmarks.cpu import Bystanders
 from tests.benchmarks.idle import idle_percent
 from tests.benchmarks.load import wrk
 from tests.benchmarks.machine import Machine
@@ -31,7 +32,7 @@ def main() -> int:
     served_rows = [row for row in SERVED_ROWS if row in options.rows]
     if served_rows:
         wrk()
-    notes = []
+    notes = ["others: what other people's processes took of all cores in the meantime"]
     if served_rows and options.litellm:
         notes.append(f"yardstick of rows 1 to 4: LiteLLM's proxy {install_litellm()}, one process")
     machine = Machine.look()
@@ -57,7 +58,9 @@ def _measure_stack(
         check(carpool.target)
         if IDLE_ROW in rows:
             _say("row 9: Carpool does nothing")
-            lines.append(_line(IDLE_ROW, Measured((idle_percent(carpool.process),))))
+            others = Bystanders()
+            idle = idle_percent(carpool.process)
+            lines.append(_line(IDLE_ROW, Measured((idle,), others.percent())))
         served = {row: _stored(carpool, row, pace) for row in served_rows}
     if not served:
         return lines

@@ -23,6 +23,7 @@ from db.migrate import migrate
 from db.routes import ensure_routes
 from db.runs import begin_run
 from tests.benchmarks.budgets import BUDGETS, CLAIM_ROW
+from tests.benchmarks.cpu import Bystanders
 from tests.benchmarks.explained import ExplainedLane
 from tests.benchmarks.stack import directory
 from tests.benchmarks.table import Line, Measured
@@ -92,10 +93,12 @@ class Claims:
         scheduler = Scheduler(LOWEST_PREFIX)
         groups = await waiting(self._lane, BACKEND)
         scheduler.note(group for group in groups if group.service_class is service_class)
+        others = Bystanders()
         times = [await self._claim(scheduler) for _ in range(claims)]
+        measured = Measured(tuple(times), others.percent())
         explained = ExplainedLane(self._url)
         await claim(explained, self._run, BACKEND, _plan(scheduler))
-        return Claimed(measured=Measured(tuple(times)), plan=explained.plan)
+        return Claimed(measured=measured, plan=explained.plan)
 
     async def _claim(self, scheduler: Scheduler) -> float:
         picks = _plan(scheduler)

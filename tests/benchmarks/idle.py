@@ -4,6 +4,8 @@ import time
 
 import psutil
 
+from tests.benchmarks.cpu import tree_seconds
+
 SETTLE_SECONDS = 8.0
 WINDOW_SECONDS = 20.0
 
@@ -11,15 +13,6 @@ WINDOW_SECONDS = 20.0
 def idle_percent(root: psutil.Process) -> float:
     """CPU of a process and all below it over the window, in percent of one core."""
     time.sleep(SETTLE_SECONDS)
-    before, began = _cpu_seconds(root), time.monotonic()
+    before, began = tree_seconds(root), time.monotonic()
     time.sleep(WINDOW_SECONDS)
-    return 100 * (_cpu_seconds(root) - before) / (time.monotonic() - began)
-
-
-def _cpu_seconds(root: psutil.Process) -> float:
-    """All that was used so far; what ended since (an autovacuum) counts with its parent."""
-    total = 0.0
-    for process in (root, *root.children(recursive=True)):
-        times = process.cpu_times()
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
+    return 100 * (tree_seconds(root) - before) / (time.monotonic() - began)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from tests.benchmarks.chat import Target
+from tests.benchmarks.cpu import Bystanders
 from tests.benchmarks.load import Load, load
 from tests.benchmarks.stream_client import first_chunks, read_stream
 from tests.benchmarks.table import Measured
@@ -34,30 +35,31 @@ class Served:
 
 def completions(target: Target, pace: Pace) -> Served:
     """Row 1: chat completions a second at concurrency 256."""
-    loads = _loads(target, pace, connections=256)
-    return _served(loads, [each.per_second for each in loads[1:]])
+    others, loads = Bystanders(), _loads(target, pace, connections=256)
+    return _served(loads, others, [each.per_second for each in loads[1:]])
 
 
 def latency(target: Target, pace: Pace) -> Served:
     """Row 2: the median milliseconds of a chat completion at concurrency 1."""
-    loads = _loads(target, pace, connections=1)
-    return _served(loads, [1000 * each.median_seconds for each in loads[1:]])
+    others, loads = Bystanders(), _loads(target, pace, connections=1)
+    return _served(loads, others, [1000 * each.median_seconds for each in loads[1:]])
 
 
 def first_token(target: Target, pace: Pace) -> Served:
     """Row 3: the median milliseconds to a stream's first chunk at concurrency 1."""
+    others = Bystanders()
     asyncio.run(first_chunks(target, FIRST_CHUNK_SAMPLES // 10))
     samples = asyncio.run(first_chunks(target, FIRST_CHUNK_SAMPLES))
     size = max(FIRST_CHUNK_SAMPLES // pace.rounds, 1)
     parts = [samples[begin : begin + size] for begin in range(0, len(samples), size)]
     rounds = [1000 * median(part) for part in parts]
-    return Served(measured=Measured(tuple(rounds)), answered=len(samples))
+    return Served(measured=Measured(tuple(rounds), others.percent()), answered=len(samples))
 
 
 def streams(target: Target, pace: Pace) -> Served:
     """Row 4: streams a second at concurrency 32, each read to its `[DONE]`."""
-    loads = _loads(target, pace, connections=32, stream=True)
-    served = _served(loads, [each.whole / each.seconds for each in loads[1:]])
+    others, loads = Bystanders(), _loads(target, pace, connections=32, stream=True)
+    served = _served(loads, others, [each.whole / each.seconds for each in loads[1:]])
     cut = sum(each.answered - each.whole for each in loads)
     if cut and served.problem is None:
         return Served(
@@ -88,12 +90,12 @@ def _loads(target: Target, pace: Pace, *, connections: int, stream: bool = False
     return loads
 
 
-def _served(loads: list[Load], values: Iterable[float]) -> Served:
+def _served(loads: list[Load], others: Bystanders, values: Iterable[float]) -> Served:
     failures = sum(each.failures for each in loads)
     refused = sum(each.refused for each in loads)
     problem = f"{refused} answers were no 2xx, {failures - refused} broke" if failures else None
     return Served(
-        measured=Measured(tuple(values)),
+        measured=Measured(tuple(values), others.percent()),
         answered=sum(each.answered for each in loads),
         problem=problem,
     )

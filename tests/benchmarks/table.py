@@ -11,12 +11,17 @@ from rich.table import Table
 from tests.benchmarks.machine import Machine
 
 LOWER_IS_BETTER = frozenset({"ms", "%"})
+_NUMBERS = (
+    "first", "then", "measured", "from … to", "others", "yardstick", "× of it", "Starlette",
+)  # fmt: skip
 
 
 class Measured(msgspec.Struct, frozen=True):
     """The values of all rounds, in the line's unit."""
 
     values: tuple[float, ...]
+    others_percent: float
+    """How much of all cores other people's processes took meanwhile."""
 
     @property
     def median(self) -> float:
@@ -24,7 +29,7 @@ class Measured(msgspec.Struct, frozen=True):
 
     def less(self, amount: float) -> "Measured":
         """What remains without ``amount``."""
-        return Measured(tuple(value - amount for value in self.values))
+        return Measured(tuple(value - amount for value in self.values), self.others_percent)
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +87,7 @@ def _table(lines: Sequence[Line]) -> Table:
     table = Table(title="Carpool against its budgets (DESIGN.md, section 6)", title_justify="left")
     table.add_column("#", justify="right")
     table.add_column("what")
-    for name in ("first", "then", "measured", "from … to", "yardstick", "× of it", "Starlette"):
+    for name in _NUMBERS:
         table.add_column(name, justify="right", no_wrap=True)
     for line in lines:
         table.add_row(
@@ -92,6 +97,7 @@ def _table(lines: Sequence[Line]) -> Table:
             _quantity(line.then, line.unit),
             f"[{'green' if line.meets(line.first) else 'red'}]{_median(line.measured, line.unit)}",
             f"{_number(min(line.measured.values))} … {_number(max(line.measured.values))}",
+            f"{line.measured.others_percent:.0f} %",
             _median(line.yardstick, line.unit),
             _ratio(line),
             _median(line.bare, line.unit),

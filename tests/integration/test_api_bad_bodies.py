@@ -1,4 +1,4 @@
-"""A body that cannot be run is refused in OpenAI's shape, says why and where, and stores nothing."""
+"""A body that cannot be run is refused in OpenAI's shape, which names the place; none is stored."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -237,7 +237,9 @@ async def test_the_process_tells_of_itself(stack: Stack) -> None:
 
         async def counted() -> bool:
             figures = (await http.get("/metrics")).text
-            return 'carpool_http_requests_total{method="GET",path="/readyz",status="200"}' in figures
+            return (
+                'carpool_http_requests_total{method="GET",path="/readyz",status="200"}' in figures
+            )
 
         await eventually(counted)
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from openai import APIStatusError, AuthenticationError, OpenAI
+from openai import APIStatusError, AsyncOpenAI, AuthenticationError, OpenAI
 
 from api.auth import REMEMBER_SECONDS
 from db.keys import hash_of, revoke_key
@@ -38,15 +38,7 @@ async def test_a_revoked_key_stops_within_the_time_that_it_is_remembered(stack: 
         began = time.monotonic()
         await _revoke(stack, key.secret)
 
-        async def refused() -> bool:
-            try:
-                await client.models.list()
-            except AuthenticationError as error:
-                assert error.code == "invalid_api_key"
-                return True
-            return False
-
-        await eventually(refused, REMEMBER_SECONDS + 5)
+        await eventually(lambda: _refused(client), REMEMBER_SECONDS + 5)
         assert time.monotonic() - began < REMEMBER_SECONDS + 1
 
 
@@ -56,15 +48,7 @@ async def test_a_revoked_key_stops_as_soon_as_the_change_is_announced(stack: Sta
         await client.models.list()
         await _revoke(stack, key.secret)
         await stack.announce_change()
-
-        async def refused() -> bool:
-            try:
-                await client.models.list()
-            except AuthenticationError:
-                return True
-            return False
-
-        await eventually(refused, 1)
+        await eventually(lambda: _refused(client), seconds=1)
 
 
 async def test_another_key_of_the_team_outlives_a_revoked_one(stack: Stack) -> None:
@@ -160,6 +144,14 @@ async def test_the_stock_client_raises_what_openai_makes_it_raise(stack: Stack) 
     assert isinstance(caught.value, APIStatusError)
     assert caught.value.request_id
     assert "sk-wrong" not in caught.value.message
+
+
+async def _refused(client: AsyncOpenAI) -> bool:
+    try:
+        await client.models.list()
+    except AuthenticationError as error:
+        return error.code == "invalid_api_key"
+    return False
 
 
 async def _revoke(stack: Stack, secret: str) -> None:

@@ -291,7 +291,7 @@ async def _send(
 ) -> httpx.Response:
     """The same bytes for the same body, as the SDK sends them."""
     count = retry if isinstance(retry, bytes) else str(retry).encode()
-    headers = {"content-type": "application/json", b"x-stainless-retry-count": count}
+    headers = {b"content-type": b"application/json", b"x-stainless-retry-count": count}
     content = msgspec.json.encode(body)
     return await requests.http.post(path, content=content, headers=headers, **options)
 

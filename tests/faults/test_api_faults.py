@@ -1,0 +1,113 @@
+"""The API dies while clients wait: their own retries get the answers, and no work is done twice."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from carpool.states import Outcome
+from tests.faults.load import agree, answered, ask, gathered, in_flight, settled
+from tests.stack import Stack, eventually, stack_in_temporary_directory
+
+SLOW = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "3000", "CARPOOL_SIMULATED_TOKEN_MS": "20"}
+API = "api"
+
+
+async def all_stored(stack: Stack, number: int) -> None:
+    async def stored() -> bool:
+        return bool(await stack.value("select count(*) from requests") == number)
+
+    await eventually(stored)
+
+
+async def test_clients_of_a_killed_api_get_their_answers_by_their_own_retries() -> None:
+    """A hundred different requests: each is claimed once, and is stored once."""
+    with stack_in_temporary_directory(SLOW) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [asyncio.create_task(ask(client)) for _ in range(100)]
+            await in_flight(stack, 100)
+            os.kill(stack.pid(API), signal.SIGKILL)
+            views = await gathered(asking)
+            await settled(stack)
+        answered(views)
+        held = await agree(stack, views)
+        assert len(held) == 100
+        assert {len(stored) for stored in held.values()} == {1}
+        assert {(s.epoch, s.attempts) for [s] in held.values()} == {(1, 1)}
+
+
+async def test_identical_requests_of_a_killed_api_are_taken_over_one_to_one() -> None:
+    with stack_in_temporary_directory(SLOW) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [asyncio.create_task(ask(client, "the same")) for _ in range(40)]
+            await in_flight(stack, 40)
+            os.kill(stack.pid(API), signal.SIGKILL)
+            views = await gathered(asking)
+            await settled(stack)
+        answered(views)
+        held = await agree(stack, views)
+        assert len(held["the same"]) == 40
+        assert {s.epoch for s in held["the same"]} == {1}
+
+
+async def test_an_answer_that_was_ready_while_no_api_lived_is_delivered() -> None:
+    """The work ends before the new process listens; nothing is computed again."""
+    quick = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "400"}
+    with stack_in_temporary_directory(quick) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [asyncio.create_task(ask(client)) for _ in range(50)]
+            await in_flight(stack, 50)
+            os.kill(stack.pid(API), signal.SIGKILL)
+            views = await gathered(asking)
+            await settled(stack)
+        answered(views)
+        held = await agree(stack, views)
+        assert {(s.epoch, s.attempts) for [s] in held.values()} == {(1, 1)}
+
+
+async def test_streams_of_a_killed_api_break_and_no_one_is_told_that_they_ended() -> None:
+    """A stream that was begun is not asked again: it ends by its grace, or with its answer."""
+    with stack_in_temporary_directory({"CARPOOL_GRACE_SECONDS": "2"}) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            heard: list[str] = []
+            asking = [
+                asyncio.create_task(
+                    ask(
+                        client,
+                        stream=True,
+                        heard=heard.append,
+                        max_tokens=2000,
+                        milliseconds_per_token=50,
+                    )
+                )
+                for _ in range(20)
+            ]
+
+            async def all_begun() -> bool:
+                return len(heard) >= 60
+
+            await eventually(all_begun)
+            os.kill(stack.pid(API), signal.SIGKILL)
+            views = await gathered(asking)
+            assert all(view.error is not None and view.gave_up for view in views)
+            await settled(stack)
+        held = await agree(stack, views)
+        assert {s.outcome for stored in held.values() for s in stored} == {Outcome.CANCELLED}
+        assert {s.code for stored in held.values() for s in stored} == {"client_disconnected"}
+
+
+@pytest.mark.parametrize("clients", [50])
+async def test_an_api_told_to_end_lets_its_clients_go_and_they_come_back(clients: int) -> None:
+    """It has less time to drain than the answers take."""
+    with stack_in_temporary_directory({**SLOW, "CARPOOL_DRAIN_SECONDS": "0.5"}) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [asyncio.create_task(ask(client)) for _ in range(clients)]
+            await in_flight(stack, clients)
+            os.kill(stack.pid(API), signal.SIGTERM)
+            views = await gathered(asking)
+            await settled(stack)
+        answered(views)
+        held = await agree(stack, views)
+        assert {len(stored) for stored in held.values()} == {1}
+        assert {(s.epoch, s.attempts) for [s] in held.values()} == {(1, 1)}

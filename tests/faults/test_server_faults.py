@@ -1,0 +1,196 @@
+"""Redis or Postgres die, come back empty, or stay away: each accepted request still ends once."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+from openai import AsyncOpenAI
+
+from carpool.states import Outcome
+from tests.faults.load import (
+    Load,
+    Stored,
+    agree,
+    answered,
+    ask,
+    gathered,
+    in_flight,
+    settled,
+)
+from tests.stack import Stack, eventually, stack_in_temporary_directory
+
+PACE = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "200", "CARPOOL_SIMULATED_TOKEN_MS": "10"}
+CLIENTS = 32
+AWAY_SECONDS = 60.0
+LEASE_SECONDS = 3.0
+
+
+@asynccontextmanager
+async def loaded(stack: Stack, client: AsyncOpenAI) -> AsyncIterator[Load]:
+    """A load that has come into its stride before the fault, and is served again after it."""
+    async with Load(client, clients=CLIENTS) as load:
+        await load.more(2 * CLIENTS)
+        yield load
+        await load.more(4 * CLIENTS)
+
+
+async def again(stack: Stack, name: str, old: int) -> None:
+    """Return when a child lives again under another pid."""
+
+    async def lives() -> bool:
+        return stack.pids().get(name, old) != old
+
+    await eventually(lives)
+
+
+def once(held: dict[str, list[Stored]]) -> None:
+    """Assert that each request was stored once, and ended by its first claim."""
+    assert {len(stored) for stored in held.values()} == {1}
+    assert {s.outcome for [s] in held.values()} == {Outcome.COMPLETED}
+    assert {s.epoch for [s] in held.values()} == {1}
+
+
+async def test_redis_killed_and_started_empty_under_load_costs_nothing() -> None:
+    """Twice; streams among it: what was missed of them is read from Postgres."""
+    with stack_in_temporary_directory(PACE) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            async with loaded(stack, client) as load:
+                for _ in range(2):
+                    old = stack.pid("valkey")
+                    os.kill(old, signal.SIGKILL)
+                    await again(stack, "valkey", old)
+                    await load.more(2 * CLIENTS)
+            await settled(stack)
+        answered(load.views)
+        once(await agree(stack, load.views))
+
+
+async def test_redis_away_for_a_minute_delays_answers_and_loses_none() -> None:
+    """It is stopped: connections to it hang. Every answer comes by the slow poll."""
+    with stack_in_temporary_directory(PACE) as stack:
+        pid = stack.pid("valkey")
+        async with stack.async_client(max_retries=2) as client, httpx.AsyncClient() as plain:
+            async with loaded(stack, client) as load:
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    back_at = time.monotonic() + AWAY_SECONDS
+                    while time.monotonic() < back_at:
+                        began = time.monotonic()
+                        view = await ask(client)
+                        assert view.error is None
+                        assert time.monotonic() - began < 10
+                        load.views.append(view)
+                        ready = await plain.get(f"{stack.root_url}/readyz")
+                        assert ready.status_code == 200
+                    assert "degraded" in ready.text
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                soon = await ask(client)
+                assert soon.error is None
+            await settled(stack)
+
+            async def well() -> bool:
+                return "degraded" not in (await plain.get(f"{stack.root_url}/readyz")).text
+
+            await eventually(well)
+        answered(load.views)
+        once(await agree(stack, load.views))
+
+
+async def test_a_worker_that_starts_while_redis_is_away_serves() -> None:
+    with stack_in_temporary_directory(PACE) as stack:
+        valkey, worker = stack.pid("valkey"), stack.pid("worker simulated-1")
+        async with stack.async_client(max_retries=2) as client:
+            os.kill(valkey, signal.SIGSTOP)
+            try:
+                os.kill(worker, signal.SIGKILL)
+                views = await gathered(ask(client, stream=n % 2 == 0) for n in range(20))
+            finally:
+                os.kill(valkey, signal.SIGCONT)
+            await settled(stack)
+        answered(views)
+        await agree(stack, views)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "restarted"])
+async def test_postgres_killed_or_restarted_under_load_loses_nothing(
+    number: signal.Signals,
+) -> None:
+    """Its own crash recovery brings back what was committed; what was not is sent again."""
+    with stack_in_temporary_directory(PACE) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            async with loaded(stack, client) as load:
+                for _ in range(2):
+                    old = stack.pid("postgres")
+                    os.kill(old, number)
+                    await again(stack, "postgres", old)
+                    await load.more(2 * CLIENTS)
+            await settled(stack)
+        await agree(stack, load.views)
+        answered(load.views)
+
+
+async def test_postgres_away_longer_than_a_lease_costs_no_work_done() -> None:
+    """No heart could beat meanwhile: nobody is dead for it, and nothing runs twice."""
+    with stack_in_temporary_directory(
+        {
+            "CARPOOL_SIMULATED_FIRST_TOKEN_MS": "9000",
+            "CARPOOL_LEASE_SECONDS": str(LEASE_SECONDS),
+            "CARPOOL_DATABASE_TIMEOUT_SECONDS": "2",
+        }
+    ) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [asyncio.create_task(ask(client)) for _ in range(50)]
+            await in_flight(stack, 50)
+            with frozen_postgres(stack):
+                back_at = time.monotonic() + 2 * LEASE_SECONDS
+                while time.monotonic() < back_at:  # noqa: ASYNC110 - the time itself is the fault
+                    await asyncio.sleep(0.1)
+            views = await gathered(asking)
+            await settled(stack)
+        answered(views)
+        once(await agree(stack, views))
+
+
+async def test_all_connections_cut_at_once_under_load_loses_nothing() -> None:
+    with stack_in_temporary_directory(PACE) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            async with loaded(stack, client) as load:
+                for _ in range(3):
+                    await cut_all(stack)
+                    await load.more(CLIENTS)
+            await settled(stack)
+        answered(load.views)
+        await agree(stack, load.views)
+
+
+@contextmanager
+def frozen_postgres(stack: Stack) -> Iterator[None]:
+    """The server and all its sessions stopped, for as long as the context lasts."""
+    server = psutil.Process(stack.pid("postgres"))
+    processes = [server, *server.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+async def cut_all(stack: Stack) -> None:
+    connection = await asyncpg.connect(stack.database_url)
+    try:
+        await connection.fetch(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where backend_type = 'client backend' and pid <> pg_backend_pid()"
+        )
+    finally:
+        await connection.close()

@@ -1,0 +1,244 @@
+"""Whatever befalls a worker, every accepted request ends once, and its client is told the truth."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from openai import APIError, APIStatusError
+
+from carpool.states import Outcome
+from tests.faults.load import MODEL, agree, answered, ask, gathered, in_flight, settled
+from tests.stack import Stack, clean_environment, eventually, stack_in_temporary_directory
+
+SLOW = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "2000", "CARPOOL_SIMULATED_TOKEN_MS": "20"}
+WORKER = "worker simulated-1"
+OTHER = "worker simulated-2"
+LEASE = {"CARPOOL_LEASE_SECONDS": "2"}
+OWNERS = """
+select p.pid, count(*) as claims
+from queue q join runs r on r.id = q.owner join processes p on p.id = r.process_id
+where p.ended_at is null group by p.pid
+"""
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that is stopped for as long as the context lasts."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def owners(stack: Stack) -> dict[int, int]:
+    """How many rows each worker process holds."""
+    return {row["pid"]: row["claims"] for row in await stack.fetch(OWNERS)}
+
+
+async def test_a_worker_killed_with_200_in_flight_loses_none() -> None:
+    with stack_in_temporary_directory(SLOW) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [asyncio.create_task(ask(client)) for _ in range(200)]
+            await in_flight(stack, 200)
+            os.kill(stack.pid(WORKER), signal.SIGKILL)
+            views = await gathered(asking)
+            await settled(stack)
+        answered(views)
+        held = await agree(stack, views)
+        assert {len(stored) for stored in held.values()} == {1}
+        assert {stored[0].epoch for stored in held.values()} == {3}
+        lost = await stack.fetch("select outcome, count(*) as n from attempts group by outcome")
+        assert [tuple(row) for row in lost] == [("lost", 200)]
+
+
+async def test_a_stream_whose_worker_dies_after_tokens_ends_with_an_error_event() -> None:
+    """One of which nothing was read yet simply runs again."""
+    with stack_in_temporary_directory() as stack:
+        async with stack.async_client(max_retries=2) as client:
+            heard: list[str] = []
+            read = [
+                asyncio.create_task(
+                    ask(
+                        client,
+                        stream=True,
+                        heard=heard.append,
+                        max_tokens=400,
+                        milliseconds_per_token=100,
+                    )
+                )
+                for _ in range(20)
+            ]
+            unread = [
+                asyncio.create_task(ask(client, stream=True, milliseconds_per_token=4000, max_tokens=1))
+                for _ in range(20)
+            ]
+            await in_flight(stack, 40)
+
+            async def all_begun() -> bool:
+                return len(heard) >= 60
+
+            await eventually(all_begun)
+            os.kill(stack.pid(WORKER), signal.SIGKILL)
+            broken = await gathered(read)
+            await settled(stack)
+            whole = await gathered(unread)
+        answered(whole)
+        for view in broken:
+            assert isinstance(view.error, APIError)
+            assert not isinstance(view.error, APIStatusError)
+            assert view.code == "stream_interrupted"
+            assert view.text
+        held = await agree(stack, [*broken, *whole])
+        assert {s.outcome for v in broken for s in held[v.prompt]} == {Outcome.FAILED}
+
+
+async def test_nothing_of_a_stopped_worker_reaches_a_client_once_another_took_over() -> None:
+    """The first is stopped beyond its lease, and goes on when the second has its rows."""
+    with stack_in_temporary_directory(LEASE, options=("--workers", "2")) as stack:
+        first, second = stack.pid(WORKER), stack.pid(OTHER)
+        async with stack.async_client(max_retries=2) as client:
+            heard: list[str] = []
+            with stopped(second):
+                read = [
+                    asyncio.create_task(
+                        ask(
+                            client,
+                            stream=True,
+                            heard=heard.append,
+                            max_tokens=200,
+                            milliseconds_per_token=100,
+                        )
+                    )
+                    for _ in range(10)
+                ]
+                unread = [
+                    asyncio.create_task(
+                        ask(
+                            client,
+                            stream=number < 10,
+                            max_tokens=3,
+                            milliseconds_per_token=2500,
+                        )
+                    )
+                    for number in range(20)
+                ]
+                await in_flight(stack, 30)
+
+                async def all_begun() -> bool:
+                    return len(heard) >= 30
+
+                await eventually(all_begun)
+                assert await owners(stack) == {first: 30}
+            with stopped(first):
+                broken = await gathered(read)
+                told = len(heard)
+
+                async def taken_over() -> bool:
+                    return set(await owners(stack)) == {second}
+
+                await eventually(taken_over)
+            # The first computes on for a moment, and would emit what it computed.
+            whole = await gathered(unread)
+            await settled(stack)
+            assert len(heard) == told
+        answered(whole)
+        assert {view.code for view in broken} == {"stream_interrupted"}
+        held = await agree(stack, [*broken, *whole])
+        assert {len(stored) for stored in held.values()} == {1}
+        assert {s.outcome for v in broken for s in held[v.prompt]} == {Outcome.FAILED}
+        assert {held[v.prompt][0].epoch for v in whole} == {3}
+        async with stack.async_client() as client:
+            answered(await gathered(ask(client) for _ in range(20)))
+
+
+async def test_a_poisonous_request_fails_and_its_neighbours_are_answered() -> None:
+    with stack_in_temporary_directory({"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "300"}) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            neighbours = [asyncio.create_task(ask(client)) for _ in range(25)]
+            poison = asyncio.create_task(ask(client, "poison", die=True))
+            neighbours += [asyncio.create_task(ask(client)) for _ in range(25)]
+            views = await gathered([poison, *neighbours])
+            await settled(stack)
+        answered(views[1:])
+        assert isinstance(views[0].error, APIStatusError)
+        assert views[0].error.status_code == 500
+        assert views[0].code == "engine_killed"
+        held = await agree(stack, views)
+        assert {len(stored) for stored in held.values()} == {1}
+        kills = await stack.value(
+            "select count(*) from attempts a join requests r on r.id = a.id "
+            "where convert_from(r.body, 'utf8') like '%poison%'"
+        )
+        assert 3 <= kills <= 5
+
+
+async def test_without_a_worker_requests_wait_and_are_answered_when_one_comes() -> None:
+    with stack_in_temporary_directory(options=("--workers", "0")) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [
+                asyncio.create_task(ask(client, stream=number % 2 == 0)) for number in range(100)
+            ]
+
+            async def all_stored() -> bool:
+                return bool(await stack.value("select count(*) from queue") == 100)
+
+            await eventually(all_stored)
+            worker = subprocess.Popen(
+                [sys.executable, "-P", "-m", "cli.main", "worker", "--backend", MODEL],
+                env=clean_environment()
+                | {
+                    "CARPOOL_DATABASE_URL": stack.database_url,
+                    "CARPOOL_REDIS_URL": stack.redis_url,
+                    "CARPOOL_DATA_DIR": str(stack.directory),
+                },
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                views = await gathered(asking)
+                await settled(stack)
+            finally:
+                worker.terminate()
+                worker.wait(30)
+        answered(views)
+        held = await agree(stack, views)
+        assert {stored[0].epoch for stored in held.values()} == {1}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_worker_that_dies_again_and_again_under_load_loses_none(
+    number: signal.Signals,
+) -> None:
+    """Three times; one that is told to end hands back what it holds, and that is no loss."""
+    with stack_in_temporary_directory(
+        {**SLOW, "CARPOOL_DRAIN_SECONDS": "1"}, options=("--workers", "2")
+    ) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [asyncio.create_task(ask(client)) for _ in range(150)]
+            for _ in range(3):
+                pid = await eventually(lambda: busiest(stack))
+                os.kill(pid, number)
+                asking += [asyncio.create_task(ask(client)) for _ in range(30)]
+                await eventually(lambda gone=pid: ended(stack, gone))
+            views = await gathered(asking)
+            await settled(stack)
+        answered(views)
+        await agree(stack, views)
+        lost = await stack.value("select count(*) from attempts")
+        assert (lost == 0) is (number == signal.SIGTERM)
+
+
+async def busiest(stack: Stack) -> int | None:
+    """The worker that holds the most rows, if any holds one."""
+    held = await owners(stack)
+    return max(held, key=lambda pid: held[pid], default=None)
+
+
+async def ended(stack: Stack, pid: int) -> bool:
+    return pid not in await owners(stack)

@@ -1,0 +1,364 @@
+"""The scheduler never takes more than fits, keeps the order of classes, and forgets nobody."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carpool.states import ServiceClass
+from db.claim import Claim, Group, Pick
+from workers.scheduler import (
+    ALONE_AFTER_LOSSES,
+    REWIND_SECONDS,
+    SUSPECT_GROUP,
+    Scheduler,
+)
+
+LATE_SECONDS = 2.0
+"""How long after an id is made its row may become visible."""
+START_SECONDS = 1000.0
+MODELS, TEAMS = ("m", "n"), (1, 2, 3)
+
+
+def identifier(seconds: float, serial: int) -> UUID:
+    return UUID(int=(int(seconds * 1000) << 80) | (0x7 << 76) | (0b10 << 62) | serial)
+
+
+@dataclass(slots=True)
+class Row:
+    """A row of the queue, as far as the order of claims goes."""
+
+    id: UUID
+    model: str
+    service_class: ServiceClass
+    team_id: int
+    prefix_key: int
+    visible_at: float
+    lost: int = 0
+    held: bool = False
+
+
+class World:
+    """A queue that answers as the SQL does, a clock, and a scheduler that is watched."""
+
+    def __init__(self, origin_key: int = 0) -> None:
+        self.now = START_SECONDS
+        self.rows: dict[UUID, Row] = {}
+        self.claimed: list[Row] = []
+        self.scheduler = Scheduler(origin_key)
+
+    def arrive(
+        self,
+        model: str = "m",
+        service_class: ServiceClass = ServiceClass.INTERACTIVE,
+        team: int = 1,
+        key: int = 0,
+        late: float = 0,
+    ) -> Row:
+        found = identifier(self.now, len(self.rows) + len(self.claimed) * 1000)
+        row = Row(found, model, service_class, team, key, self.now + late)
+        self.rows[row.id] = row
+        return row
+
+    def look(self) -> None:
+        """Tell the scheduler all that waits, suspects by the fewest losses of each model."""
+        waiting = self._waiting()
+        groups = {
+            Group(model=r.model, service_class=r.service_class, team_id=r.team_id): None
+            for r in waiting
+            if r.lost < 2
+        }
+        for model in MODELS:
+            losses = [row.lost for row in waiting if row.lost >= 2 and row.model == model]
+            if losses:
+                groups[_suspects(model, min(losses))] = None
+        self.scheduler.note(groups)
+
+    def turn(self, free: int) -> list[Row]:
+        """One plan, its claim and what is learned of it."""
+        in_flight = sum(row.held for row in self.rows.values())
+        picks = self.scheduler.plan(free=free, in_flight=in_flight, now=self.now)
+        assert all(pick.take > 0 for pick in picks)
+        assert sum(pick.take for pick in picks) <= max(free, 0)
+        assert len({pick.group for pick in picks}) == len(picks)
+        if any(pick.group.lost for pick in picks):
+            self._check_suspects(picks, in_flight)
+        assert len({pick.group.service_class for pick in picks}) <= 1
+        rows = [row for pick in picks for row in self._claim(pick)]
+        claims = [_claim(row) for row in rows]
+        self.scheduler.settle(picks, claims, settled=identifier(self.now - LATE_SECONDS, 0))
+        self.claimed += rows
+        return rows
+
+    def turns(self, free: int) -> list[Row]:
+        """Turn until nothing more comes, each claim finished before the next."""
+        found: list[Row] = []
+        while True:
+            rows = self.turn(free)
+            found += rows
+            self.finish(rows)
+            if not rows and self.scheduler.idle:
+                return found
+
+    def finish(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self.rows.pop(row.id)
+
+    def held(self) -> list[Row]:
+        return [row for row in self.rows.values() if row.held]
+
+    def _waiting(self) -> list[Row]:
+        return [r for r in self.rows.values() if not r.held and r.visible_at <= self.now]
+
+    def _claim(self, pick: Pick) -> Sequence[Row]:
+        group = pick.group
+        if group.lost:
+            rows = [r for r in self._waiting() if r.model == group.model and r.lost == group.lost]
+        else:
+            rows = [
+                row
+                for row in self._waiting()
+                if row.lost < 2
+                and (row.model, row.service_class, row.team_id)
+                == (group.model, group.service_class, group.team_id)
+            ]
+        if group.lost or group.service_class is not ServiceClass.BATCH:
+            rows = sorted((r for r in rows if r.id > pick.after), key=lambda r: r.id)
+        else:
+            place = (pick.after_key, pick.after)
+            rows = sorted(
+                (r for r in rows if (r.prefix_key, r.id) > place),
+                key=lambda r: (r.prefix_key, r.id),
+            )
+        for row in rows[: pick.take]:
+            row.held = True
+        return rows[: pick.take]
+
+    def _check_suspects(self, picks: Sequence[Pick], in_flight: int) -> None:
+        assert in_flight == 0
+        [pick] = picks
+        assert pick.take <= SUSPECT_GROUP
+        assert pick.take == 1 or pick.group.lost < ALONE_AFTER_LOSSES
+
+
+def _suspects(model: str, lost: int) -> Group:
+    return Group(model=model, service_class=ServiceClass.INTERACTIVE, team_id=0, lost=lost)
+
+
+def _claim(row: Row) -> Claim:
+    return Claim(
+        id=row.id,
+        epoch=1,
+        team_id=row.team_id,
+        service_class=row.service_class,
+        endpoint=0,
+        model=row.model,
+        streamed=False,
+        attempts=0,
+        lost=row.lost,
+        channel=None,
+        prefix_key=row.prefix_key,
+        body=b"{}",
+        upstream=row.model,
+    )
+
+
+arrivals = st.tuples(
+    st.just("arrive"),
+    st.sampled_from(MODELS),
+    st.sampled_from(ServiceClass),
+    st.sampled_from(TEAMS),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(0, LATE_SECONDS * 0.9),
+)
+deeds = st.one_of(
+    arrivals,
+    arrivals,
+    st.tuples(st.sampled_from(["look", "finish", "fail", "lose"])),
+    st.tuples(st.just("turn"), st.integers(-1, 12)),
+    st.tuples(st.just("tick"), st.floats(0, 5)),
+)
+
+
+@given(st.lists(deeds, max_size=40), st.integers(-(2**63), 2**63 - 1), st.integers(1, 12))
+def test_whatever_happens_all_is_claimed_in_the_end(
+    history: list[tuple[object, ...]], origin: int, free: int
+) -> None:
+    world = World(origin)
+    for deed in history:
+        _do(world, deed)
+    rounds = 0
+    while world.rows:
+        world.finish(world.held())
+        world.now += 1
+        world.look()
+        world.turns(free)
+        rounds += 1
+        assert rounds <= REWIND_SECONDS + LATE_SECONDS + 2, world.rows
+
+
+def _do(world: World, deed: tuple[object, ...]) -> None:
+    match deed:
+        case ("arrive", model, service_class, team, key, late):
+            world.arrive(model, service_class, team, key, late)  # type: ignore[arg-type]
+        case ("turn", free):
+            world.turn(free)  # type: ignore[arg-type]
+        case ("tick", seconds):
+            world.now += seconds  # type: ignore[operator]
+        case ("look",):
+            world.look()
+        case ("finish",):
+            world.finish(world.held())
+        case ("fail",):
+            for row in world.held():
+                row.held = False
+        case ("lose",):
+            for row in world.held():
+                row.held, row.lost = False, row.lost + 1
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 0.5), st.floats(0, LATE_SECONDS * 0.9)), max_size=15),
+    st.integers(1, 5),
+)
+def test_a_row_that_is_visible_late_is_not_passed_over(
+    rows: list[tuple[float, float]], free: int
+) -> None:
+    """Ids are made before their rows commit; nothing waits for the cursor to begin anew."""
+    world = World()
+    for pause, late in rows:
+        world.now += pause
+        world.arrive(late=late)
+        world.look()
+        world.turns(free)
+    world.now += LATE_SECONDS
+    assert world.now - START_SECONDS <= REWIND_SECONDS
+    world.look()
+    world.turns(free)
+    assert not world.rows
+
+
+def test_interactive_goes_before_flex_before_batch() -> None:
+    world = World()
+    for service_class in reversed(ServiceClass):
+        for team in TEAMS:
+            for _ in range(3):
+                world.arrive(service_class=service_class, team=team)
+    world.look()
+    claimed = [row.service_class for row in world.turns(4)]
+    assert claimed == sorted(claimed)
+
+
+def test_what_comes_meanwhile_goes_first_if_its_class_does() -> None:
+    world = World()
+    for _ in range(10):
+        world.arrive(service_class=ServiceClass.BATCH)
+    world.look()
+    assert len(world.turn(2)) == 2
+    urgent = world.arrive()
+    world.look()
+    assert world.turn(2) == [urgent]
+
+
+@given(st.integers(1, 10), st.integers(2, 5), st.sampled_from(ServiceClass))
+def test_teams_take_turns(free: int, teams: int, service_class: ServiceClass) -> None:
+    """However many are free at once, no team gets ahead of another by more than one."""
+    world = World()
+    for team in range(teams):
+        for _ in range(60):
+            world.arrive(service_class=service_class, team=team)
+    world.look()
+    served: Counter[int] = Counter(dict.fromkeys(range(teams), 0))
+    for _ in range(60 // free):
+        rows = world.turn(free)
+        assert len(rows) == free
+        served.update(row.team_id for row in rows)
+        world.finish(rows)
+        assert max(served.values()) - min(served.values()) <= 1
+
+
+@pytest.mark.parametrize("service_class", [ServiceClass.INTERACTIVE, ServiceClass.FLEX])
+def test_a_teams_own_go_by_age(service_class: ServiceClass) -> None:
+    world = World()
+    shuffled = random.Random(7).sample(range(50), 50)
+    rows = [world.arrive(service_class=service_class, key=key) for key in shuffled]
+    world.look()
+    assert world.turns(7) == sorted(rows, key=lambda row: row.id)
+
+
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=40),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(1, 7),
+)
+def test_a_batch_goes_by_prefix_once_round_from_the_runs_own_place(
+    keys: list[int], origin: int, free: int
+) -> None:
+    world = World(origin)
+    for key in keys:
+        world.arrive(service_class=ServiceClass.BATCH, key=key)
+    world.look()
+    claimed = [row.prefix_key for row in world.turns(free)]
+    before = sorted(key for key in keys if key < origin)
+    after = sorted(key for key in keys if key >= origin)
+    assert claimed == after + before
+
+
+def test_suspects_wait_until_the_engine_is_empty_and_nobody_joins_them() -> None:
+    world = World()
+    for _ in range(SUSPECT_GROUP + 3):
+        world.arrive().lost = 2
+    healthy = world.arrive()
+    healthy.held = True
+    world.arrive()
+    world.look()
+    assert world.turn(100) == []
+    world.finish([healthy])
+    first = world.turn(100)
+    assert [row.lost for row in first] == [2] * SUSPECT_GROUP
+    assert world.turn(100) == []
+    world.finish(first)
+    assert len(world.turn(100)) == 3
+
+
+def test_who_was_lost_again_runs_alone() -> None:
+    world = World()
+    for _ in range(3):
+        world.arrive().lost = ALONE_AFTER_LOSSES
+    for _ in range(3):
+        world.look()
+        [alone] = world.turn(100)
+        world.finish([alone])
+    assert not world.rows
+
+
+@pytest.mark.parametrize("free", [0, -1])
+def test_a_full_engine_takes_nothing(free: int) -> None:
+    world = World()
+    world.arrive()
+    world.look()
+    assert world.turn(free) == []
+    assert not world.scheduler.idle
+
+
+def test_a_bell_during_a_claim_is_not_forgotten() -> None:
+    world = World()
+    world.arrive()
+    group = Group(model="m", service_class=ServiceClass.INTERACTIVE, team_id=1)
+    world.scheduler.note([group])
+    picks = world.scheduler.plan(free=5, in_flight=0, now=world.now)
+    world.scheduler.note([group])
+    claims = [_claim(row) for pick in picks for row in world._claim(pick)]
+    world.scheduler.settle(picks, claims, settled=identifier(world.now - LATE_SECONDS, 0))
+    assert not world.scheduler.idle
+
+
+def test_ids_of_this_world_grow() -> None:
+    world = World()
+    assert all(one.id < other.id for one, other in pairwise(world.arrive() for _ in range(9)))
