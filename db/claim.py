@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -48,6 +49,14 @@ class Group:
     """Above 0: the suspects of the model that were lost so often, of whatever team."""
 
 
+class First(NamedTuple):
+    """The first row of a group that waits, in the order in which it is claimed."""
+
+    group: Group
+    prefix_key: int
+    id: UUID
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pick:
     """How many rows to claim of a group, after which (prefix_key, id)."""
@@ -58,17 +67,20 @@ class Pick:
     after_key: int = LOWEST_PREFIX
 
 
-async def waiting(lane: Lane, backend: str) -> list[Group]:
-    """The groups that a backend may claim of; one step for each team, whatever the depth."""
-    rows = await lane.fetch(WAITING, backend)
+async def waiting(lane: Lane, backend: str) -> list[First]:
+    """Where a backend may claim; one step for each team, whatever the depth."""
     return [
-        Group(
-            model=row["model"],
-            service_class=ServiceClass(row["class"]),
-            team_id=row["team_id"],
-            lost=row["lost"],
+        First(
+            Group(
+                model=row["model"],
+                service_class=ServiceClass(row["class"]),
+                team_id=row["team_id"],
+                lost=row["lost"],
+            ),
+            row["prefix_key"],
+            row["id"],
         )
-        for row in rows
+        for row in await lane.fetch(WAITING, backend)
     ]
 
 

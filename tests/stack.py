@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -105,6 +106,17 @@ class Stack:
             timeout=WAIT_SECONDS,
             limits=httpx.Limits(max_connections=None),
         )
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A bare connection, for what no HTTP client sends; hung up at the end."""
+        address = urlsplit(self.base_url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
     async def replace(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """End one child, and wait for the one that is started in its place; its pid.
@@ -350,6 +362,12 @@ def clean_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("CARPOOL_", "OPENAI_"))
     }
+
+
+def chat_head(secret: str, *lines: str) -> bytes:
+    """The head of a chat request, for a bare connection."""
+    start = ("POST /v1/chat/completions HTTP/1.1", "host: localhost")
+    return "\r\n".join((*start, f"authorization: Bearer {secret}", *lines, "", "")).encode()
 
 
 async def eventually(

@@ -1,7 +1,7 @@
 """A run: one worker serving one backend, a stretch of continuous batching."""
 
 import asyncio
-import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -54,8 +54,8 @@ class Run:
         self._draining = False
         self._ended = False
         self._healthy = True
-        self._look_at = 0.0
         self._wake = asyncio.Event()
+        self._look_now = asyncio.Event()
 
     def drain(self) -> None:
         """Claim no more; `serve` returns when what is held is answered or handed back."""
@@ -82,6 +82,7 @@ class Run:
             self._executor.start()
             background = Background()
             background.start(
+                self._look(),
                 self._beat(),
                 self._check_health(),
                 self._doorbell.listen(
@@ -102,25 +103,22 @@ class Run:
 
     async def _claim_for_ever(self, lane: Lane) -> None:
         while not (self._draining or self._ended or self.engine_died):
-            now = time.monotonic()
+            self._wake.clear()
             try:
-                if now >= self._look_at:
-                    self._scheduler.look(await waiting(lane, self._backend.name))
-                    self._look_at = now + self._settings.poll_seconds
-                if not await self._claim(lane, now):
-                    await self._sleep(self._look_at - now)
+                if not await self._claim(lane):
+                    await self._wake.wait()
             except DatabaseAway as error:
-                self._look_at = 0.0
                 log.warning("claim_failed", error=str(error))
                 await asyncio.sleep(RECOVERY_SECONDS)
+                self._look_now.set()
 
-    async def _claim(self, lane: Lane, now: float) -> bool:
+    async def _claim(self, lane: Lane) -> bool:
         """Claim what the scheduler plans, and begin it; False where it plans nothing."""
         free = self._backend.capacity - self._executor.running if self._healthy else 0
-        picks = self._scheduler.plan(free=free, in_flight=len(self._held), now=now)
+        picks = self._scheduler.plan(free=free, in_flight=len(self._held))
         if not picks:
             return False
-        settled = id_at(datetime.now(UTC) - timedelta(seconds=LATE_COMMIT_SECONDS))
+        settled = _settled()
         claims = await claim(lane, self.id, self._backend.name, picks)
         self._scheduler.settle(picks, claims, settled=settled)
         for claimed in claims:
@@ -140,14 +138,24 @@ class Run:
             if not self._scheduler.idle:
                 self._wake.set()
 
-    async def _sleep(self, seconds: float) -> None:
-        """Until a bell, a free slot, or the next look."""
-        self._wake.clear()
-        handle = asyncio.get_running_loop().call_later(max(seconds, 0), self._wake.set)
+    async def _look(self) -> None:
+        """Look for what no bell told, beside the claims, which it must not hold up."""
+        lane = self._database.lane()
         try:
-            await self._wake.wait()
+            while True:
+                self._look_now.clear()
+                try:
+                    firsts = await waiting(lane, self._backend.name)
+                    self._scheduler.look(firsts)
+                    if firsts:
+                        self._wake.set()
+                except DatabaseAway as error:
+                    log.warning("look_failed", error=str(error))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.poll_seconds):
+                        await self._look_now.wait()
         finally:
-            handle.cancel()
+            await lane.close()
 
     async def _beat(self) -> None:
         """Keep the lease; let go of what was taken away, hand back what is owned unknowingly."""
@@ -203,14 +211,13 @@ class Run:
                         service_class=ServiceClass(bell.service_class),
                         team_id=bell.team_id,
                     )
-                    self._scheduler.note((group,))
+                    self._scheduler.note(group, settled=_settled())
                     self._wake.set()
                 case Gone():
                     self._abort(bell.id, bell.epoch)
 
     async def _connected(self) -> None:
-        self._look_at = 0.0
-        self._wake.set()
+        self._look_now.set()
 
     def _epoch(self, identifier: UUID) -> int | None:
         held = self._held.get(identifier)
@@ -245,3 +252,8 @@ class Run:
         except DatabaseAway as error:
             log.warning("run_not_ended", run=str(self.id), error=str(error))
         log.info("run_ended", run=str(self.id), handed_back=len(unfinished))
+
+
+def _settled() -> UUID:
+    """An id below which no transaction is still to commit."""
+    return id_at(datetime.now(UTC) - timedelta(seconds=LATE_COMMIT_SECONDS))

@@ -10,18 +10,23 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from carpool.states import ServiceClass
-from db.claim import LOWEST_PREFIX, NO_ID, Claim, Group, Pick
+from db.claim import LOWEST_PREFIX, NO_ID, Claim, First, Group, Pick
 
 SUSPECT_GROUP = 8
 ALONE_AFTER_LOSSES = 3
-REWIND_SECONDS = 10.0
 
 
 @dataclass(slots=True)
 class _Cursor:
+    """How far a run has come in a group: claims begin behind (key, id).
+
+    ``head`` is where the group began at the last look; a walk by prefix goes on there when it has
+    come to the end, once (``wrapped``).
+    """
+
     key: int
     id: UUID
-    rewound_at: float
+    head: tuple[int, UUID] = (LOWEST_PREFIX, NO_ID)
     wrapped: bool = False
 
 
@@ -39,28 +44,32 @@ class Scheduler:
         """Whether nothing is known to wait."""
         return not self._waiting
 
-    def note(self, groups: Iterable[Group]) -> None:
-        """Learn that new rows of groups wait."""
-        for group in groups:
-            self._waiting.setdefault(group)
+    def note(self, group: Group, *, settled: UUID) -> None:
+        """Learn that new rows of a group wait; rows older than ``settled`` are left to `look`."""
+        self._waiting.setdefault(group)
+        if group not in self._cursors:
+            self._cursors[group] = self._begin(group, settled)
 
-    def look(self, groups: Iterable[Group]) -> None:
-        """Learn from the queue itself that groups wait.
+    def look(self, firsts: Iterable[First]) -> None:
+        """Learn from the queue itself what waits, and where each group begins.
 
-        Where a group was taken for exhausted, its rows may lie behind the cursor: they were
-        returned to the queue. It begins at the head again.
+        Rows that were returned to the queue lie behind the cursor, which goes back to them.
         """
-        for group in groups:
-            cursor = self._cursors.get(group)
-            if group not in self._waiting and cursor is not None and not _by_prefix(group):
-                cursor.id = NO_ID
-            self._waiting.setdefault(group)
+        for first in firsts:
+            before = UUID(int=first.id.int - 1)
+            cursor = self._cursors.get(first.group)
+            if cursor is None:
+                cursor = self._cursors[first.group] = self._begin(first.group, before)
+            cursor.head = (first.prefix_key, before)
+            if not _by_prefix(first.group):
+                cursor.id = min(cursor.id, before)
+            self._waiting.setdefault(first.group)
 
-    def plan(self, *, free: int, in_flight: int, now: float) -> list[Pick]:
-        """What to claim next, at most ``free`` rows, all of one class; ``now`` in seconds.
+    def plan(self, *, free: int, in_flight: int) -> list[Pick]:
+        """What to claim next, at most ``free`` rows, all of one class.
 
-        A picked group is known to wait again only when `settle` or `note` says so: rows that come
-        while its claim is under way are announced, and must not be forgotten with it.
+        A picked group is known to wait again only when `settle`, `note` or `look` says so: rows
+        that come while its claim is under way are announced, and must not be forgotten with it.
         """
         if free <= 0 or not self._waiting:
             return []
@@ -68,7 +77,7 @@ class Scheduler:
         if suspects:
             if in_flight:
                 return []
-            group = min(suspects, key=lambda g: g.lost)
+            group = min(suspects, key=lambda group: group.lost)
             del self._waiting[group]
             together = 1 if group.lost >= ALONE_AFTER_LOSSES else SUSPECT_GROUP
             return [Pick(group=group, take=min(free, together))]
@@ -80,7 +89,7 @@ class Scheduler:
             take = share + (1 if place < rest else 0)
             if take:
                 del self._waiting[group]
-                cursor = self._cursor(group, now)
+                cursor = self._cursors[group]
                 picks.append(Pick(group=group, take=take, after=cursor.id, after_key=cursor.key))
         return picks
 
@@ -104,34 +113,30 @@ class Scheduler:
                 and claim.team_id == group.team_id
                 and claim.service_class == group.service_class
             ]
-            if self._advance(self._cursors[group], pick, mine, settled):
+            full = len(mine) >= pick.take
+            cursor = self._cursors[group]
+            more = _walk(cursor, mine, full) if _by_prefix(group) else full
+            if mine and not _by_prefix(group):
+                cursor.id = min(max(claim.id for claim in mine), settled)
+            if more:
                 self._waiting.setdefault(group)
 
-    def _advance(self, cursor: _Cursor, pick: Pick, claims: Sequence[Claim], settled: UUID) -> bool:
-        """Move a cursor behind its claims; whether the group may hold more."""
-        full = len(claims) >= pick.take
-        if not _by_prefix(pick.group):
-            if claims:
-                cursor.id = min(max(claim.id for claim in claims), settled)
-            return full
-        if full:
-            last = max(claims, key=lambda claim: (claim.prefix_key, claim.id))
-            cursor.key, cursor.id, cursor.wrapped = last.prefix_key, last.id, False
-            return True
-        if cursor.wrapped:
-            return False
-        cursor.key, cursor.id, cursor.wrapped = LOWEST_PREFIX, NO_ID, True
-        return True
+    def _begin(self, group: Group, before: UUID) -> _Cursor:
+        if _by_prefix(group):
+            return _Cursor(self._origin_key, NO_ID)
+        return _Cursor(LOWEST_PREFIX, before)
 
-    def _cursor(self, group: Group, now: float) -> _Cursor:
-        cursor = self._cursors.get(group)
-        if cursor is None:
-            key = self._origin_key if _by_prefix(group) else LOWEST_PREFIX
-            cursor = self._cursors[group] = _Cursor(key, NO_ID, now)
-        elif not _by_prefix(group) and now - cursor.rewound_at > REWIND_SECONDS:
-            # Of a group that is never exhausted, returned rows lie behind the cursor too.
-            cursor.id, cursor.rewound_at = NO_ID, now
-        return cursor
+
+def _walk(cursor: _Cursor, claims: Sequence[Claim], full: bool) -> bool:
+    """Move a cursor over the prefix keys, at the end once to the head; whether to go on."""
+    if full:
+        last = max(claims, key=lambda claim: (claim.prefix_key, claim.id))
+        cursor.key, cursor.id, cursor.wrapped = last.prefix_key, last.id, False
+        return True
+    going_on = not cursor.wrapped
+    cursor.key, cursor.id = cursor.head
+    cursor.wrapped = going_on
+    return going_on
 
 
 def _by_prefix(group: Group) -> bool:

@@ -5,15 +5,15 @@ with ended as (
     using unnest($1::uuid[]) as e(id)
     where q.id = e.id and ($2::integer is null or q.team_id = $2)
     returning
-        q.id, q.channel, q.owner, q.owner_kind, q.claimed_at, q.team_id, q.model, q.streamed,
-        q.batch_id, q.epoch, q.attempts
+        q.id, q.channel, q.owner, q.owner_kind, q.claimed_at, q.team_id, q.key_id, q.model,
+        q.streamed, q.batch_id, q.epoch, q.attempts
 ), stored as (
     insert into results (
-        id, team_id, model, outcome, status_code, body, streamed, epoch, attempts, backend,
+        id, team_id, key_id, model, outcome, status_code, body, streamed, epoch, attempts, backend,
         worker, run_id, started_at
     )
     select
-        e.id, e.team_id, e.model, $3, $4, $5, e.streamed, e.epoch, e.attempts, r.backend,
+        e.id, e.team_id, e.key_id, e.model, $3, $4, $5, e.streamed, e.epoch, e.attempts, r.backend,
         r.worker, r.id, e.claimed_at
     from ended e left join runs r on r.id = e.owner
 ), counted as (

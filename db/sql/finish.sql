@@ -15,17 +15,17 @@ with answer as (
     using answer a
     where q.id = a.id and q.epoch = a.epoch and q.owner = $1
     returning
-        q.id, q.channel, q.claimed_at, q.team_id, q.model, q.streamed, q.batch_id, a.epoch,
+        q.id, q.channel, q.claimed_at, q.team_id, q.key_id, q.model, q.streamed, q.batch_id, a.epoch,
         a.outcome, a.status_code, a.body, a.attempts, a.first_token_at, a.prompt_tokens,
         a.cached_tokens, a.completion_tokens, a.upstream
 ), stored as (
     insert into results (
-        id, team_id, model, outcome, status_code, body, streamed, epoch, attempts, backend,
+        id, team_id, key_id, model, outcome, status_code, body, streamed, epoch, attempts, backend,
         upstream, worker, run_id, started_at, first_token_at, prompt_tokens, cached_tokens,
         completion_tokens
     )
     select
-        id, team_id, model, outcome, status_code, body, streamed, epoch, attempts, $13,
+        id, team_id, key_id, model, outcome, status_code, body, streamed, epoch, attempts, $13,
         upstream, $14, $1, claimed_at, first_token_at, prompt_tokens, cached_tokens,
         completion_tokens
     from done

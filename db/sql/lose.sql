@@ -22,11 +22,15 @@ with owned as (
     from owned
     where q.id = owned.id
     returning
-        q.id, q.epoch, q.claimed_at, q.lost, q.model, q.class, q.team_id, q.channel, q.streamed,
-        q.state
+        q.id, q.epoch, q.claimed_at, q.lost, q.model, q.class, q.team_id, q.key_id, q.channel,
+        q.streamed, q.state
 ), noted as (
-    insert into attempts (id, epoch, outcome, error, backend, worker, run_id, started_at)
-    select l.id, l.epoch - 1, 'lost', 'the run died', r.backend, r.worker, $1, l.claimed_at
+    insert into attempts (
+        id, team_id, key_id, epoch, outcome, error, backend, worker, run_id, started_at
+    )
+    select
+        l.id, l.team_id, l.key_id, l.epoch - 1, 'lost', 'the run died', r.backend, r.worker, $1,
+        l.claimed_at
     from lost l left join runs r on r.id = $1
 )
 select

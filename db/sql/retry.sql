@@ -11,10 +11,12 @@ with failed as (
         not_before = now() + make_interval(secs => f.delay_seconds)
     from failed f
     where q.id = f.id and q.epoch = f.epoch and q.owner = $1
-    returning q.id, q.epoch, q.claimed_at, f.error
+    returning q.id, q.team_id, q.key_id, q.epoch, q.claimed_at, f.error
 ), noted as (
-    insert into attempts (id, epoch, outcome, error, backend, worker, run_id, started_at)
-    select id, epoch, 'failed', error, $6, $7, $1, claimed_at
+    insert into attempts (
+        id, team_id, key_id, epoch, outcome, error, backend, worker, run_id, started_at
+    )
+    select id, team_id, key_id, epoch, 'failed', error, $6, $7, $1, claimed_at
     from returned
 )
 select id from returned

@@ -1,44 +1,54 @@
--- The (model, class, team) for which rows may be claimed by a backend: a skip scan, for it costs
--- one step for each team and not for each row.
+-- Where a backend may claim: each (model, class, team) that waits, with its first row. A skip scan,
+-- for it costs one step for each team and not for each row. The first row is where claims begin:
+-- from the head they would step over every dead row that an old snapshot keeps.
 with recursive
 served as (
     select distinct r.model from routes r where r.backend = $1
 ),
 aged as (
-    select s.model, c.class, (
-        select min(q.team_id) from queue q
+    select s.model, c.class, first.team_id, first.id
+    from served s
+    cross join (values (0::smallint), (1::smallint)) as c(class)
+    cross join lateral (
+        select q.team_id, q.id from queue q
         where q.model = s.model and q.class = c.class and q.class < 2 and q.state = 0
-    ) as team_id
-    from served s cross join (values (0::smallint), (1::smallint)) as c(class)
+        order by q.team_id, q.id limit 1
+    ) first
     union all
-    select a.model, a.class, (
-        select min(q.team_id) from queue q
+    select a.model, a.class, next.team_id, next.id
+    from aged a
+    cross join lateral (
+        select q.team_id, q.id from queue q
         where
             q.model = a.model and q.class = a.class and q.class < 2 and q.state = 0
             and q.team_id > a.team_id
-    )
-    from aged a where a.team_id is not null
+        order by q.team_id, q.id limit 1
+    ) next
 ),
 patient as (
-    select s.model, (
-        select min(q.team_id) from queue q
-        where q.model = s.model and q.class = 2 and q.state = 0
-    ) as team_id
+    select s.model, first.team_id, first.prefix_key, first.id
     from served s
+    cross join lateral (
+        select q.team_id, q.prefix_key, q.id from queue q
+        where q.model = s.model and q.class = 2 and q.state = 0
+        order by q.team_id, q.prefix_key, q.id limit 1
+    ) first
     union all
-    select p.model, (
-        select min(q.team_id) from queue q
+    select p.model, next.team_id, next.prefix_key, next.id
+    from patient p
+    cross join lateral (
+        select q.team_id, q.prefix_key, q.id from queue q
         where q.model = p.model and q.class = 2 and q.state = 0 and q.team_id > p.team_id
-    )
-    from patient p where p.team_id is not null
+        order by q.team_id, q.prefix_key, q.id limit 1
+    ) next
 )
-select model, class, team_id, 0 as lost from aged where team_id is not null
+select model, class, team_id, 0 as lost, 0 as prefix_key, id from aged
 union all
-select model, 2::smallint, team_id, 0 from patient where team_id is not null
+select model, 2::smallint, team_id, 0, prefix_key, id from patient
 union all
-select s.model, 0::smallint, 0, suspect.lost
+select s.model, 0::smallint, 0, suspect.lost, 0, suspect.id
 from served s
 cross join lateral (
-    select q.lost from queue q where q.state = 3 and q.model = s.model
-    order by q.lost limit 1
+    select q.lost, q.id from queue q where q.state = 3 and q.model = s.model
+    order by q.lost, q.id limit 1
 ) suspect

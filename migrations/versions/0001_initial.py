@@ -86,6 +86,7 @@ create index requests_team on requests (team_id, id);
 create table results (
     id uuid primary key,
     team_id integer not null,
+    key_id uuid not null,
     model text not null,
     outcome smallint not null,
     status_code smallint not null,
@@ -107,6 +108,8 @@ create table results (
 create index results_team on results (team_id, id);
 create table attempts (
     id uuid not null,
+    team_id integer not null,
+    key_id uuid not null,
     epoch integer not null,
     outcome text not null,
     error text not null,
@@ -148,6 +151,7 @@ create table idempotency_keys (
 QUEUE = """
 create table queue (
     id uuid primary key,
+    key_id uuid not null,
     owner uuid,
     channel uuid,
     batch_id uuid,

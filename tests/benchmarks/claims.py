@@ -89,10 +89,10 @@ class Claims:
         }
 
     async def _measure(self, service_class: ServiceClass, claims: int) -> Claimed:
-        """A new run's claims: the first begins at the head, the others at their cursors."""
+        """A new run's claims: from where the look found rows, then from their cursors."""
         scheduler = Scheduler(LOWEST_PREFIX)
-        groups = await waiting(self._lane, BACKEND)
-        scheduler.note(group for group in groups if group.service_class is service_class)
+        firsts = await waiting(self._lane, BACKEND)
+        scheduler.look(first for first in firsts if first.group.service_class is service_class)
         others = Bystanders()
         times = [await self._claim(scheduler) for _ in range(claims)]
         measured = Measured(tuple(times), others.percent())
@@ -163,7 +163,7 @@ async def _snapshot(url: str) -> AsyncIterator[None]:
 
 
 def _plan(scheduler: Scheduler) -> Any:
-    return scheduler.plan(free=TAKE, in_flight=0, now=time.monotonic())
+    return scheduler.plan(free=TAKE, in_flight=0)
 
 
 def _settled() -> UUID:

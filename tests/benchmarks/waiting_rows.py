@@ -21,12 +21,13 @@ HEAD_SHARE = 0.4
 # An id grows with the row's number: milliseconds, then the place within one. All get a small body,
 # for which of them will be claimed is the scheduler's affair.
 _FILL_QUEUE = """
-insert into queue (id, model, team_id, class, prefix_key, endpoint, share, streamed)
+insert into queue (id, key_id, model, team_id, class, prefix_key, endpoint, share, streamed)
 select
     (
         lpad(to_hex($2::bigint + i / $3), 12, '0') || '7' || lpad(to_hex(i % $3), 3, '0')
         || '8' || substr(md5(i::text), 1, 15)
     )::uuid,
+    '00000000-0000-0000-0000-000000000001',
     ($4::text[])[1 + of % cardinality($4)], 1 + of / cardinality($4) % $5, class,
     hashint8extended(line / $7, 0), 0, i % 10000, false
 from

@@ -92,9 +92,7 @@ async def ask(
                     if heard is not None and piece:
                         heard(piece)
         else:
-            answer = await client.chat.completions.create(
-                model=MODEL, messages=messages, **options
-            )
+            answer = await client.chat.completions.create(model=MODEL, messages=messages, **options)
             text = answer.choices[0].message.content or ""
     except (APIError, httpx.HTTPError) as error:
         return View(prompt=prompt, text=text, error=error)
@@ -182,9 +180,10 @@ async def agree(stack: Stack, views: Iterable[View]) -> dict[str, list[Stored]]:
         if view.gave_up:
             continue
         if view.error is None:
-            assert any(
-                s.outcome is Outcome.COMPLETED and s.text == view.text for s in stored
-            ), (view, stored)
+            assert any(s.outcome is Outcome.COMPLETED and s.text == view.text for s in stored), (
+                view,
+                stored,
+            )
         else:
             assert stored, view
             assert all(s.outcome is not Outcome.COMPLETED for s in stored), (view, stored)

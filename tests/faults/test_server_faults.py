@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import asyncpg
 import httpx
@@ -137,19 +137,23 @@ async def test_postgres_killed_or_restarted_under_load_loses_nothing(
         answered(load.views)
 
 
-async def test_postgres_away_longer_than_a_lease_costs_no_work_done() -> None:
+@pytest.mark.parametrize("how", ["frozen", "dead"])
+async def test_postgres_away_longer_than_a_lease_costs_no_work_done(how: str) -> None:
     """No heart could beat meanwhile: nobody is dead for it, and nothing runs twice."""
     with stack_in_temporary_directory(
         {
             "CARPOOL_SIMULATED_FIRST_TOKEN_MS": "9000",
             "CARPOOL_LEASE_SECONDS": str(LEASE_SECONDS),
+            # As with the defaults, a sweep comes sooner than a heartbeat.
+            "CARPOOL_HEARTBEAT_SECONDS": "1",
+            "CARPOOL_POLL_SECONDS": "0.2",
             "CARPOOL_DATABASE_TIMEOUT_SECONDS": "2",
         }
     ) as stack:
         async with stack.async_client(max_retries=2) as client:
             asking = [asyncio.create_task(ask(client)) for _ in range(50)]
             await in_flight(stack, 50)
-            with frozen_postgres(stack):
+            with frozen(stack) if how == "frozen" else dead(stack):
                 back_at = time.monotonic() + 2 * LEASE_SECONDS
                 while time.monotonic() < back_at:  # noqa: ASYNC110 - the time itself is the fault
                     await asyncio.sleep(0.1)
@@ -172,17 +176,30 @@ async def test_all_connections_cut_at_once_under_load_loses_nothing() -> None:
 
 
 @contextmanager
-def frozen_postgres(stack: Stack) -> Iterator[None]:
+def frozen(stack: Stack) -> Iterator[None]:
     """The server and all its sessions stopped, for as long as the context lasts."""
     server = psutil.Process(stack.pid("postgres"))
     processes = [server, *server.children(recursive=True)]
     for process in processes:
-        process.suspend()
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
     try:
         yield
     finally:
         for process in processes:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+@contextmanager
+def dead(stack: Stack) -> Iterator[None]:
+    """The server killed, and nobody there who would start it again, until the context ends."""
+    stack.process.send_signal(signal.SIGSTOP)
+    try:
+        os.kill(stack.pid("postgres"), signal.SIGKILL)
+        yield
+    finally:
+        stack.process.send_signal(signal.SIGCONT)
 
 
 async def cut_all(stack: Stack) -> None:

@@ -4,16 +4,23 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from openai import APIError, APIStatusError
 
 from carpool.states import Outcome
 from tests.faults.load import MODEL, agree, answered, ask, gathered, in_flight, settled
-from tests.stack import Stack, clean_environment, eventually, stack_in_temporary_directory
+from tests.stack import (
+    CARPOOL,
+    END_SECONDS,
+    Stack,
+    clean_environment,
+    eventually,
+    stack_in_temporary_directory,
+)
 
 SLOW = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "2000", "CARPOOL_SIMULATED_TOKEN_MS": "20"}
 WORKER = "worker simulated-1"
@@ -34,6 +41,27 @@ def stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def late_worker(stack: Stack) -> Iterator[None]:
+    """A worker that `up` knows nothing of, told to end with the context."""
+    environment = clean_environment() | {
+        "CARPOOL_DATABASE_URL": stack.database_url,
+        "CARPOOL_REDIS_URL": stack.redis_url,
+        "CARPOOL_DATA_DIR": str(stack.directory),
+    }
+    worker = subprocess.Popen(
+        [*CARPOOL, "worker", "--backend", MODEL],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        worker.terminate()
+        worker.wait(END_SECONDS)
 
 
 async def owners(stack: Stack) -> dict[int, int]:
@@ -75,7 +103,9 @@ async def test_a_stream_whose_worker_dies_after_tokens_ends_with_an_error_event(
                 for _ in range(20)
             ]
             unread = [
-                asyncio.create_task(ask(client, stream=True, milliseconds_per_token=4000, max_tokens=1))
+                asyncio.create_task(
+                    ask(client, stream=True, milliseconds_per_token=4000, max_tokens=1)
+                )
                 for _ in range(20)
             ]
             await in_flight(stack, 40)
@@ -189,23 +219,9 @@ async def test_without_a_worker_requests_wait_and_are_answered_when_one_comes() 
                 return bool(await stack.value("select count(*) from queue") == 100)
 
             await eventually(all_stored)
-            worker = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cli.main", "worker", "--backend", MODEL],
-                env=clean_environment()
-                | {
-                    "CARPOOL_DATABASE_URL": stack.database_url,
-                    "CARPOOL_REDIS_URL": stack.redis_url,
-                    "CARPOOL_DATA_DIR": str(stack.directory),
-                },
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            try:
+            with late_worker(stack):
                 views = await gathered(asking)
                 await settled(stack)
-            finally:
-                worker.terminate()
-                worker.wait(30)
         answered(views)
         held = await agree(stack, views)
         assert {stored[0].epoch for stored in held.values()} == {1}
@@ -225,7 +241,7 @@ async def test_a_worker_that_dies_again_and_again_under_load_loses_none(
                 pid = await eventually(lambda: busiest(stack))
                 os.kill(pid, number)
                 asking += [asyncio.create_task(ask(client)) for _ in range(30)]
-                await eventually(lambda gone=pid: ended(stack, gone))
+                await eventually(partial(ended, stack, pid))
             views = await gathered(asking)
             await settled(stack)
         answered(views)
@@ -242,3 +258,35 @@ async def busiest(stack: Stack) -> int | None:
 
 async def ended(stack: Stack, pid: int) -> bool:
     return pid not in await owners(stack)
+
+
+async def test_a_stream_that_its_worker_cannot_finish_while_it_ends_is_ended_with_an_error() -> None:
+    """Told to end, it has less time than the stream takes; another worker is there to take over."""
+    with stack_in_temporary_directory(
+        {"CARPOOL_DRAIN_SECONDS": "0.5"}, options=("--workers", "2")
+    ) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            heard: list[str] = []
+            asking = [
+                asyncio.create_task(
+                    ask(
+                        client,
+                        stream=True,
+                        heard=heard.append,
+                        max_tokens=100,
+                        milliseconds_per_token=100,
+                    )
+                )
+                for _ in range(20)
+            ]
+
+            async def all_begun() -> bool:
+                return len(heard) >= 60
+
+            await eventually(all_begun)
+            for name in (WORKER, OTHER):
+                os.kill(stack.pid(name), signal.SIGTERM)
+            views = await gathered(asking)
+            await settled(stack)
+        assert {view.code for view in views} == {"stream_interrupted"}
+        await agree(stack, views)

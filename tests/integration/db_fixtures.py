@@ -15,7 +15,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import pytest
 import pytest_asyncio
 from sqlalchemy.engine import make_url
 
@@ -28,6 +27,7 @@ from db.finish import Finisher, Result
 from db.migrate import migrate
 from db.runs import begin_run
 from db.submit import Submission, submit
+from tests.stack import eventually
 
 TEMPLATE = "template_carpool"
 BACKEND = "engine"
@@ -38,7 +38,6 @@ select pid from pg_stat_activity
 where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0
 """
 WAIT_SECONDS = 20.0
-STEP_SECONDS = 0.01
 _numbers = count()
 
 
@@ -173,16 +172,16 @@ class Bench:
 
     async def until_blocked(self, pid: int) -> None:
         """Return when a backend waits for another's lock."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not await self.value("select cardinality(pg_blocking_pids($1)) > 0", pid):
-                await asyncio.sleep(STEP_SECONDS)
+
+        async def blocked() -> bool:
+            return bool(await self.value("select cardinality(pg_blocking_pids($1)) > 0", pid))
+
+        await eventually(blocked)
 
     async def blocked_pid(self) -> int:
         """The backend that waits for a lock, once there is one."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not (rows := await self.sql(BLOCKED)):
-                await asyncio.sleep(STEP_SECONDS)
-            return int(rows[0]["pid"])
+        rows = await eventually(lambda: self.sql(BLOCKED))
+        return int(rows[0]["pid"])
 
     async def row(self, identifier: UUID) -> Any:
         """A request's queue row, or None."""

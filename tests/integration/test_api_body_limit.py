@@ -1,9 +1,6 @@
 """A body over the limit is refused before it is read whole, and the client is told."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import msgspec
 import psutil
@@ -11,7 +8,7 @@ import pytest
 from openai import APIStatusError
 
 from db.keys import NewKey
-from tests.stack import CHAT, Requests, Stack, Stock
+from tests.stack import CHAT, Requests, Stack, Stock, chat_head
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -25,14 +22,14 @@ PART = b"x" * 100_000
 
 
 async def test_a_declared_length_is_refused_unread(stack: Stack, team: NewKey) -> None:
-    async with _connection(stack) as (reader, writer):
-        writer.write(_head(team, f"content-length: {HUGE_BYTES}") + PART)
+    async with stack.connection() as (reader, writer):
+        writer.write(chat_head(team.secret, f"content-length: {HUGE_BYTES}") + PART)
         await _refused(reader)
 
 
 async def test_an_undeclared_length_is_refused_at_the_limit(stack: Stack, team: NewKey) -> None:
-    async with _connection(stack) as (reader, writer):
-        writer.write(_head(team, "transfer-encoding: chunked"))
+    async with stack.connection() as (reader, writer):
+        writer.write(chat_head(team.secret, "transfer-encoding: chunked"))
         refused = asyncio.create_task(_refused(reader))
         sent = 0
         while sent < HUGE_BYTES and not refused.done():
@@ -79,8 +76,10 @@ async def test_a_body_at_the_limit_is_taken(requests: Requests) -> None:
 
 async def test_a_client_that_asks_first_sends_nothing(stack: Stack, team: NewKey) -> None:
     """``Expect: 100-continue``: the refusal comes in place of the go-ahead."""
-    async with _connection(stack) as (reader, writer):
-        writer.write(_head(team, f"content-length: {HUGE_BYTES}\r\nexpect: 100-continue"))
+    async with stack.connection() as (reader, writer):
+        writer.write(
+            chat_head(team.secret, f"content-length: {HUGE_BYTES}", "expect: 100-continue")
+        )
         await _refused(reader)
         assert await asyncio.wait_for(reader.read(), 10) == b""
 
@@ -95,23 +94,3 @@ async def _refused(reader: asyncio.StreamReader) -> None:
     assert b"x-request-id: req_" in head
     error = msgspec.json.decode(body)["error"]
     assert (error["type"], error["code"]) == ("invalid_request_error", "request_too_large")
-
-
-@asynccontextmanager
-async def _connection(
-    stack: Stack,
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    address = urlsplit(stack.base_url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
-
-
-def _head(team: NewKey, length: str) -> bytes:
-    return (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
-        f"authorization: Bearer {team.secret}\r\ncontent-type: application/json\r\n{length}\r\n\r\n"
-    ).encode()

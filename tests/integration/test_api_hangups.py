@@ -2,9 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -12,7 +9,7 @@ import pytest
 
 from carpool.ids import parse_public_id
 from db.keys import NewKey
-from tests.stack import CHAT, FOREVER, Requests, Stack, eventually
+from tests.stack import CHAT, FOREVER, Requests, Stack, chat_head, eventually
 
 ENDLESS = CHAT | {
     "stream": True,
@@ -58,11 +55,13 @@ async def test_a_hang_up_half_way_through_the_body_stores_nothing(
     stack: Stack, team: NewKey, requests: Requests
 ) -> None:
     content = msgspec.json.encode(CHAT)
-    async with _connection(stack) as (_, writer):
-        writer.write(_head(team.secret, f"content-length: {len(content)}") + content[:40])
+    async with stack.connection() as (_, writer):
+        writer.write(chat_head(team.secret, f"content-length: {len(content)}") + content[:40])
         await writer.drain()
-    async with _connection(stack) as (_, writer):
-        writer.write(_head(team.secret, "transfer-encoding: chunked") + b"28\r\n" + content[:40])
+    async with stack.connection() as (_, writer):
+        writer.write(
+            chat_head(team.secret, "transfer-encoding: chunked") + b"28\r\n" + content[:40]
+        )
         await writer.drain()
     assert (await requests.http.get("/models")).status_code == 200
     assert await requests.ids() == []
@@ -75,8 +74,8 @@ async def test_a_request_behind_a_hang_up_on_the_same_machine_is_answered(
     """A hundred clients that are gone before they read do not hinder those that stay."""
     content = msgspec.json.encode(CHAT)
     for _ in range(100):
-        async with _connection(stack) as (_, writer):
-            writer.write(_head(team.secret, f"content-length: {len(content)}") + content)
+        async with stack.connection() as (_, writer):
+            writer.write(chat_head(team.secret, f"content-length: {len(content)}") + content)
             await writer.drain()
     answer = await requests.http.post("/chat/completions", json=CHAT)
     assert answer.status_code == 200
@@ -150,24 +149,3 @@ async def _read_and_hang_up(requests: Requests) -> str:
 async def _body(stack: Stack, identifier: str) -> bytes:
     body = "select body from requests where id = $1"
     return bytes(await stack.value(body, parse_public_id("req_", identifier)))
-
-
-@asynccontextmanager
-async def _connection(
-    stack: Stack,
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A bare connection that hangs up at the end."""
-    address = urlsplit(stack.base_url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-def _head(secret: str, length: str) -> bytes:
-    return (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
-        f"authorization: Bearer {secret}\r\ncontent-type: application/json\r\n{length}\r\n\r\n"
-    ).encode()

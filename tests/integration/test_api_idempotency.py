@@ -162,24 +162,21 @@ async def test_a_refused_body_takes_no_key(requests: Requests) -> None:
     assert (await _ask(requests, "k")).status_code == 200
 
 
-async def test_who_joins_after_a_hang_up_is_not_abandoned(hasty_stack: Stack) -> None:
+async def test_who_joins_after_a_hang_up_is_not_abandoned(stack: Stack, requests: Requests) -> None:
     """The note of the first connection's end, stored late, must not end the second one's wait."""
-    key = await hasty_stack.new_key("late-notes")
-    async with hasty_stack.http(key.secret) as http:
-        requests = Requests(http)
-        async with hasty_stack.locked("disconnects"):
-            first = asyncio.create_task(_ask(requests, "k", **FOREVER))
-            [identifier] = await eventually(lambda: requests.ids(status="in_progress"))
-            first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
-            await eventually(hasty_stack.blocked)
-            before = await _version(hasty_stack, identifier)
-            second = asyncio.create_task(_ask(requests, "k", **FOREVER))
-            await eventually(lambda: _changed(hasty_stack, identifier, before))
-        await eventually(lambda: hasty_stack.value(NOTED, _uuid(identifier)))
-        await eventually(lambda: hasty_stack.value(ATTENDED, _uuid(identifier)), seconds=5)
-        await requests.cancel(identifier)
-        assert (await second).json()["error"]["code"] == "request_cancelled"
+    async with stack.locked("disconnects"):
+        first = asyncio.create_task(_ask(requests, "k", **FOREVER))
+        [identifier] = await eventually(lambda: requests.ids(status="in_progress"))
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await eventually(stack.blocked)
+        before = await _version(stack, identifier)
+        second = asyncio.create_task(_ask(requests, "k", **FOREVER))
+        await eventually(lambda: _changed(stack, identifier, before))
+    await eventually(lambda: stack.value(NOTED, _uuid(identifier)))
+    await eventually(lambda: stack.value(ATTENDED, _uuid(identifier)), seconds=5)
+    await requests.cancel(identifier)
+    assert (await second).json()["error"]["code"] == "request_cancelled"
 
 
 async def _ask(requests: Requests, key: str, **changes: Any) -> httpx.Response:

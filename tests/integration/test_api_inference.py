@@ -231,7 +231,9 @@ async def test_a_stream_outlives_a_read_timeout_that_is_shorter_than_its_wait(
 
 async def test_the_process_tells_of_itself(stack: Stack) -> None:
     async with httpx.AsyncClient(base_url=stack.root_url) as http:
-        assert (await http.get("/healthz")).json() == {"status": "ok"}
+        health = await http.get("/healthz")
+        assert health.json() == {"status": "ok"}
+        assert health.headers["x-request-id"].startswith("req_")
         ready = await http.get("/readyz")
         assert ready.json() == {"status": "ok", "postgres": "ok", "redis": "ok"}
 

@@ -49,6 +49,10 @@ async def test_a_revoked_key_stops_as_soon_as_the_change_is_announced(stack: Sta
         await _revoke(stack, key.secret)
         await stack.announce_change()
         await eventually(lambda: _refused(client), seconds=1)
+        before = await stack.value("select count(*) from requests")
+        with pytest.raises(AuthenticationError):
+            await client.chat.completions.create(**CHAT)
+        assert await stack.value("select count(*) from requests") == before
 
 
 async def test_another_key_of_the_team_outlives_a_revoked_one(stack: Stack) -> None:

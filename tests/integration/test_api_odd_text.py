@@ -6,7 +6,6 @@ Postgres takes neither in a text; one row that it refuses must not fail those st
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -19,7 +18,7 @@ from db.database import Database
 from db.group import GroupCommit
 from db.keys import NewKey
 from db.submit import Submission, submit
-from tests.stack import CHAT, Json, Requests, Stack, eventually
+from tests.stack import CHAT, Json, Requests, Stack, chat_head, eventually
 
 GOOD = 200
 TURNS = 20
@@ -115,8 +114,11 @@ async def test_among_many_that_are_stored_together(
         async with stack.locked("requests"):
             readers = []
             for content, _ in sent:
-                reader, writer = await _connect(stack, connections)
-                writer.write(_head(team, len(content)) + content)
+                reader, writer = await connections.enter_async_context(stack.connection())
+                head = chat_head(
+                    team.secret, f"content-length: {len(content)}", "connection: close"
+                )
+                writer.write(head + content)
                 await writer.drain()
                 readers.append(reader)
             await eventually(stack.blocked)
@@ -184,19 +186,3 @@ async def _larger_groups(stack: Stack) -> int:
         if line.startswith('carpool_group_commit_size_bucket{group="submit"'):
             counts[line.partition('le="')[2].partition('"')[0]] = float(line.rpartition(" ")[2])
     return int(counts.get("+Inf", 0) - counts.get("128.0", 0))
-
-
-async def _connect(
-    stack: Stack, connections: AsyncExitStack
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    address = urlsplit(stack.base_url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    connections.callback(writer.close)
-    return reader, writer
-
-
-def _head(team: NewKey, length: int) -> bytes:
-    return (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
-        f"authorization: Bearer {team.secret}\r\ncontent-length: {length}\r\n\r\n"
-    ).encode()

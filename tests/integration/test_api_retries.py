@@ -234,13 +234,13 @@ async def test_who_does_not_come_back_within_the_grace_is_given_up(
 
 
 async def test_who_comes_back_within_the_grace_is_not_given_up(
-    hasty_stack: Stack, hasty: Requests
+    stack: Stack, requests: Requests
 ) -> None:
-    identifier = await _hang_up(hasty_stack, hasty, FOREVER, retry=0)
-    again = asyncio.create_task(_send(hasty, CHAT | FOREVER, 1))
-    await _reattached(hasty_stack, identifier, 1)
-    await eventually(lambda: hasty_stack.value(ATTENDED, _uuid(identifier)))
-    await hasty.cancel(identifier)
+    identifier = await _hang_up(stack, requests, FOREVER, retry=0)
+    again = asyncio.create_task(_send(requests, CHAT | FOREVER, 1))
+    await _reattached(stack, identifier, 1)
+    await eventually(lambda: stack.value(ATTENDED, _uuid(identifier)))
+    await requests.cancel(identifier)
     answer = await again
     assert answer.json()["error"]["code"] == "request_cancelled"
 
@@ -260,25 +260,41 @@ async def test_who_comes_back_after_the_grace_is_served_anew(
 
 
 async def test_a_request_that_was_left_needs_nobody_who_waits(
-    hasty_stack: Stack, hasty: Requests
+    stack: Stack, requests: Requests
 ) -> None:
     """Neither one who joined it by its key and hung up, nor one who asked for its end."""
     key = {"idempotency-key": "k"}
-    left = await hasty.http.post(
+    left = await requests.http.post(
         "/chat/completions", json=CHAT | FOREVER, headers=key | {"prefer": "respond-async"}
     )
     identifier = left.json()["id"]
     asking = asyncio.create_task(
-        hasty.http.post("/chat/completions", json=CHAT | FOREVER, headers=key)
+        requests.http.post("/chat/completions", json=CHAT | FOREVER, headers=key)
     )
-    await eventually(lambda: hasty_stack.value(ATTENDED, _uuid(identifier)))
+    await eventually(lambda: stack.value(ATTENDED, _uuid(identifier)))
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     unattended = "select true from queue where id = $1 and channel is null"
-    await eventually(lambda: hasty_stack.value(unattended, _uuid(identifier)))
+    await eventually(lambda: stack.value(unattended, _uuid(identifier)))
     due = "select abandon_at is null from queue where id = $1"
-    assert await hasty_stack.value(due, _uuid(identifier))
-    await hasty.cancel(identifier)
+    assert await stack.value(due, _uuid(identifier))
+    await requests.cancel(identifier)
+
+
+async def test_a_retry_that_does_not_wait_keeps_what_it_found(
+    stack: Stack, requests: Requests
+) -> None:
+    """It is told an id, under which the request must still be there after the grace."""
+    identifier = await _hang_up(stack, requests, FOREVER, retry=0)
+    answer = await requests.http.post(
+        "/chat/completions",
+        content=msgspec.json.encode(CHAT | FOREVER),
+        headers={"x-stainless-retry-count": "1", "prefer": "respond-async"},
+    )
+    assert (answer.status_code, answer.json()["id"]) == (202, identifier)
+    due = "select abandon_at is null from queue where id = $1"
+    assert await stack.value(due, _uuid(identifier))
+    await requests.cancel(identifier)
 
 
 async def _send(

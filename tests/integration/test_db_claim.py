@@ -186,7 +186,7 @@ async def test_what_waits_is_told_by_model_class_team_and_loss(bench: "Bench") -
     await bench.sql("update queue set state = 2 where id = any($1)", backing_off)
     found = {
         (g.model, g.service_class, g.team_id, g.lost)
-        for g in await waiting(bench.lane(), "engine")
+        for g, _, _ in await waiting(bench.lane(), "engine")
     }
     assert found == {
         ("tiny", ServiceClass.INTERACTIVE, 1, 0),

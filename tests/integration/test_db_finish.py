@@ -318,5 +318,3 @@ async def test_an_answer_that_postgres_refuses_changes_nothing(bench: "Bench") -
 
 async def outcomes(bench: "Bench") -> list[int]:
     return [row["outcome"] for row in await bench.sql("select outcome from results")]
-
-

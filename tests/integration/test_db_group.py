@@ -21,6 +21,8 @@ pytest_plugins = ("tests.integration.db_fixtures",)
 ITEMS = 200
 PATIENCE_SECONDS = 10.0
 SOON_SECONDS = 5.0
+
+
 class CutLane(Lane):
     """A lane that is cut once: while its insert waits for a lock, or after it has committed."""
 
@@ -44,7 +46,9 @@ class CutLane(Lane):
         await self._lane.close()
 
 
-async def cut(bench: "Bench", table: str, statement: Coroutine[Any, Any, Any]) -> Any:
+async def cut(
+    bench: "Bench", table: str, statement: Coroutine[Any, Any, Sequence[Any]]
+) -> Sequence[Any]:
     """Run a statement whose connection is cut by the server before it could change a table."""
     barrier = await bench.open_lane()
     await barrier.fetch(f"lock table {table} in share mode")
@@ -102,9 +106,7 @@ def items(**strange: Any) -> list[Submission]:
 async def settle(group: GroupCommit[Any, Any], handed: Sequence[Any]) -> list[Any]:
     """What becomes of each, within a time that a broken connection's patience does not fit in."""
     async with asyncio.timeout(SOON_SECONDS):
-        return await asyncio.gather(
-            *(group.put(item) for item in handed), return_exceptions=True
-        )
+        return await asyncio.gather(*(group.put(item) for item in handed), return_exceptions=True)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,12 @@ async def test_one_bad_item_in_the_middle_of_a_group_fails_alone(
 
 @pytest.mark.parametrize(
     "strange",
-    [{"upstream": "x\0"}, {"upstream": "x\udfff"}, {"prompt_tokens": 2**40}, {"status_code": 2**20}],
+    [
+        {"upstream": "x\0"},
+        {"upstream": "x\udfff"},
+        {"prompt_tokens": 2**40},
+        {"status_code": 2**20},
+    ],
     ids=["a NUL", "a lone surrogate", "tokens beyond int4", "status beyond int2"],
 )
 async def test_one_bad_answer_in_the_middle_of_a_group_fails_alone(

@@ -1,4 +1,4 @@
-"""Each statement of a lane finds its rows by key, whatever the planner knew when it was prepared."""
+"""Each statement of a lane finds its rows by key, whatever was known when it was prepared."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -35,15 +35,17 @@ with made as (
     )
     select id, i % 50, $2, 0, 0, 'tiny', false, 'body', id, $2 from made
 ), answered as (
-    insert into results (id, team_id, model, outcome, status_code, body, streamed, epoch, attempts)
-    select id, i % 50, 'tiny', 0, 200, 'body', false, 1, 1 from made
+    insert into results (
+        id, team_id, key_id, model, outcome, status_code, body, streamed, epoch, attempts
+    )
+    select id, i % 50, $2, 'tiny', 0, 200, 'body', false, 1, 1 from made
 )
 insert into queue (
-    id, team_id, class, endpoint, model, streamed, share, prefix_key, state, owner_kind, owner,
-    lost, not_before, abandon_at, deadline, channel
+    id, team_id, key_id, class, endpoint, model, streamed, share, prefix_key, state, owner_kind,
+    owner, lost, not_before, abandon_at, deadline, channel
 )
 select
-    id, i % 50, (i % 3)::smallint, 0, 'tiny', false, 0, i * 7919,
+    id, i % 50, $2, (i % 3)::smallint, 0, 'tiny', false, 0, i * 7919,
     case when i % 100 = 0 then 2 when i % 100 = 1 then 3 when i % 100 = 2 then 1 else 0 end,
     case when i % 100 = 2 then 1 else 0 end,
     case when i % 100 = 2 then $2::uuid end,
@@ -75,8 +77,22 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
         "waiting": (WAITING, ("engine",)),
         "finish": (
             finish.FINISH,
-            (RUN, many, epochs, epochs, epochs, [b""] * 256, epochs, [NOW] * 256)
-            + (epochs, epochs, epochs, ["tiny"] * 256, "engine", "worker"),
+            (
+                RUN,
+                many,
+                epochs,
+                epochs,
+                epochs,
+                [b""] * 256,
+                epochs,
+                [NOW] * 256,
+                epochs,
+                epochs,
+                epochs,
+                ["tiny"] * 256,
+                "engine",
+                "worker",
+            ),
         ),
         "retry": (
             finish.RETRY,
@@ -110,8 +126,6 @@ def submitted() -> tuple[Any, ...]:
     from tests.integration.db_fixtures import submission
 
     return submit.columns([submission() for _ in range(64)])
-
-
 
 
 def scans(plan: dict[str, Any], limited: bool = False) -> Iterator[str]:

@@ -16,9 +16,13 @@ import db
 from carpool.ids import id_at
 from carpool.states import OwnerKind, QueueState, ServiceClass
 from db.claim import CLAIM_BY_AGE, CLAIM_BY_PREFIX, CLAIM_SUSPECTS, Claim
-from db.database import Database
+from db.database import Database, DatabaseAway
+from db.delivery import TAKE, store_deliveries, store_disconnects
+from db.finish import Failure
 from db.migrate import migrate
 from db.partitions import PARTITIONED, drop_partitions, ensure_partitions
+from db.sweep import PROMOTE
+from tests.stack import eventually
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench
@@ -70,9 +74,7 @@ async def test_a_claim_returns_what_it_is_read_into(bench: "Bench", sql: str) ->
 
 async def test_the_states_of_the_code_are_those_of_the_indexes(bench: "Bench") -> None:
     rows = await bench.sql("select indexname, indexdef from pg_indexes where tablename = 'queue'")
-    conditions = {
-        row["indexname"]: row["indexdef"].partition(" WHERE ")[2] for row in rows
-    }
+    conditions = {row["indexname"]: row["indexdef"].partition(" WHERE ")[2] for row in rows}
     assert f"state = {QueueState.WAITING:d}" in conditions["queue_by_age"]
     assert f"class < {ServiceClass.BATCH:d}" in conditions["queue_by_age"]
     assert f"class = {ServiceClass.BATCH:d}" in conditions["queue_by_prefix"]
@@ -85,9 +87,7 @@ async def test_migrations_from_nothing_at_once_and_again_make_one_schema(
     empty_database: str,
 ) -> None:
     url = empty_database
-    await asyncio.gather(
-        *(asyncio.to_thread(migrate, url, partition_days=1) for _ in range(3))
-    )
+    await asyncio.gather(*(asyncio.to_thread(migrate, url, partition_days=1) for _ in range(3)))
     first = await described(url)
     await asyncio.to_thread(migrate, url, partition_days=1)
     assert await described(url) == first
@@ -144,10 +144,6 @@ async def test_every_wide_table_keeps_a_requests_rows_of_a_day_together(bench: "
     channel = UUID(int=3)
     await bench.fill(1, id=identifier, incarnation=channel, channel=channel)
     run = await bench.run()
-    from db.delivery import TAKE, store_deliveries, store_disconnects
-    from db.finish import Failure
-    from db.sweep import PROMOTE
-
     await run.claim(1)
     failure = Failure(id=identifier, epoch=1, delay_seconds=0, error="503")
     await run.finisher.retry(run.lane, [failure])
@@ -216,8 +212,6 @@ async def test_a_partition_made_under_load_loses_nothing(bench: "Bench") -> None
 async def test_a_pool_says_that_the_database_is_away_when_its_connection_is_cut(
     bench: "Bench",
 ) -> None:
-    from db.database import DatabaseAway
-
     async def cut_in(context: Any, statement: Any) -> None:
         async with context as connection:
             running = asyncio.create_task(statement(connection))
@@ -237,7 +231,5 @@ async def test_a_pool_says_that_the_database_is_away_when_its_connection_is_cut(
 async def sleeping(bench: "Bench") -> int:
     """The backend that sleeps, once there is one."""
     query = "select pid from pg_stat_activity where wait_event = 'PgSleep'"
-    async with asyncio.timeout(10):
-        while not (rows := await bench.sql(query)):
-            await asyncio.sleep(0.01)
-        return int(rows[0]["pid"])
+    rows = await eventually(lambda: bench.sql(query))
+    return int(rows[0]["pid"])

@@ -78,8 +78,7 @@ async def test_losses_make_suspects_and_one_alone_at_the_third_is_condemned(
     ids = await bench.fill(3)
     for expected in (QueueState.WAITING, QueueState.SUSPECT):
         run = await bench.run()
-        group = {"lost": 0}
-        assert len(await run.claim(3, **group)) == 3
+        assert len(await run.claim(3)) == 3
         await lose(bench, run)
         rows = [await bench.row(identifier) for identifier in ids]
         assert {row["state"] for row in rows} == {expected}
@@ -237,9 +236,7 @@ async def test_deadlines_end_what_waits_and_what_runs(bench: "Bench") -> None:
 async def test_what_nobody_came_back_for_ends(bench: "Bench") -> None:
     ids = await bench.fill(2)
     await expire(bench, "abandon_at", ids[0])
-    await bench.sql(
-        "update queue set abandon_at = now() + interval '1 hour' where id = $1", ids[1]
-    )
+    await bench.sql("update queue set abandon_at = now() + interval '1 hour' where id = $1", ids[1])
     assert [e.id for e in (await swept(bench)).ended] == ids[:1]
     assert b"client_disconnected" in (await bench.result(ids[0]))["body"]
 

@@ -1,0 +1,76 @@
+"""A vLLM worker killed in mid-run leaves no engine behind, and all it held is answered after it."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import rmtree
+
+import psutil
+import pytest
+from openai import AsyncOpenAI
+
+from tests.faults.load import in_flight, settled
+from tests.stack import start_stack
+from tests.vllm.tiny_model import build
+
+REQUESTS = 100
+START_SECONDS = 170.0
+WORKER = "worker vllm-1"
+ARGUMENTS = "--enforce-eager --dtype bfloat16 --max-model-len 2048 --max-num-seqs 128"
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="carpool-"))
+    yield path
+    rmtree(path)
+
+
+async def ask(client: AsyncOpenAI, model: str, number: int) -> int:
+    """The completion tokens of one answer."""
+    answer = await client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": f"Who leaves the yard at {number}?"}],
+        max_tokens=600,
+        extra_body={"ignore_eos": True},
+    )
+    assert answer.usage is not None
+    return answer.usage.completion_tokens
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+async def test_a_killed_worker_leaves_no_engine_and_its_successor_answers_all(
+    directory: Path,
+) -> None:
+    model = await asyncio.to_thread(build, directory / "tiny")
+    environment = {
+        "CARPOOL_VLLM_MODEL": str(model),
+        "CARPOOL_VLLM_ARGS": ARGUMENTS,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    stack = await asyncio.to_thread(start_stack, directory / "data", environment)
+    try:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [asyncio.create_task(ask(client, "tiny", n)) for n in range(REQUESTS)]
+            await in_flight(stack, REQUESTS)
+            worker = psutil.Process(stack.pid(WORKER))
+            engines = worker.children(recursive=True)
+            assert engines
+            os.kill(worker.pid, signal.SIGKILL)
+            _, alive = await asyncio.to_thread(psutil.wait_procs, [worker, *engines], 10)
+            assert not alive
+            async with asyncio.timeout(START_SECONDS):
+                tokens = await asyncio.gather(*asking)
+            await settled(stack)
+        assert tokens == [600] * REQUESTS
+        assert await stack.value("select count(*) from results where outcome = 0") == REQUESTS
+        assert await stack.value("select count(*) from attempts") == REQUESTS
+        assert stack.pid(WORKER) != worker.pid
+    finally:
+        if stack.process.poll() is None:
+            await asyncio.to_thread(stack.stop)
