@@ -61,7 +61,9 @@ class Scheduler:
             if cursor is None:
                 cursor = self._cursors[first.group] = self._begin(first.group, before)
             cursor.head = (first.prefix_key, before)
-            if not _by_prefix(first.group):
+            if _by_prefix(first.group):
+                cursor.key, cursor.id = max((cursor.key, cursor.id), cursor.head)
+            else:
                 cursor.id = min(cursor.id, before)
             self._waiting.setdefault(first.group)
 
