@@ -15,7 +15,7 @@ from carpool.errors import IdempotencyMismatch, InvalidRequest, Unavailable
 from carpool.ids import new_id
 from carpool.notices import Waiting
 from carpool.states import ENDPOINTS, Endpoint
-from db.delivery import attach, take_over
+from db.delivery import attach, leave, take_over
 from db.idempotency import submit_once
 from db.keys import Identity
 from db.results import result_of
@@ -23,6 +23,7 @@ from db.submit import Submission
 
 SHARES = 10_000
 MAX_KEY_LENGTH = 255
+MAX_COUNT_DIGITS = 9
 
 
 async def admit(
@@ -87,6 +88,7 @@ async def _first(services: Services, submission: Submission, key: str) -> UUID:
 async def _join(services: Services, request: UUID, sink: Sink | None) -> None:
     """Let a sink wait for a request that may have run, or ended, before."""
     if sink is None:
+        await leave(services.database, request)
         return
     services.waiting.remove(sink)
     services.waiting.add(sink, request)
@@ -124,7 +126,8 @@ def _storable(person: str | None) -> str | None:
 
 def _retries(request: Request) -> int:
     count = request.headers.get("x-stainless-retry-count", "0")
-    return int(count) if count.isdecimal() else 0
+    # Python refuses to read thousands of digits.
+    return int(count) if count.isdecimal() and len(count) <= MAX_COUNT_DIGITS else 0
 
 
 def _idempotency_key(endpoint: Endpoint, key: str) -> UUID:

@@ -108,7 +108,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path[:200]}"
     if error.status_code == 405:
-        return error_response(MethodNotAllowed(f"Not allowed to {where}."))
+        response = error_response(MethodNotAllowed(f"Not allowed to {where}."))
+        response.headers.update(error.headers or {})
+        return response
     return error_response(NotFound(f"Invalid URL ({where}).", code="unknown_url"))
 
 

@@ -19,6 +19,7 @@ from api.streaming import StreamResponse
 from carpool.errors import Unavailable
 from carpool.ids import public_id
 from carpool.states import Endpoint
+from db.database import DatabaseAway
 from db.results import result_of
 from db.view import view
 
@@ -43,7 +44,7 @@ def endpoint(path: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         if intake.stream:
             stream = StreamSink()
             ticket = await admit(services, request, identity, intake, stream)
-            return StreamResponse(services, ticket, stream)
+            return StreamResponse(services, ticket, stream, patience_seconds=_patience(request))
         answer = AnswerSink()
         ticket = await admit(services, request, identity, intake, answer)
         return await _answered(services, request, ticket, answer)
@@ -79,7 +80,11 @@ async def _answered(
         )
     body = end.body
     if body is None:
-        stored = await result_of(services.database, ticket.request)
+        try:
+            stored = await result_of(services.database, ticket.request)
+        except DatabaseAway:
+            services.disconnected(ticket, alone=alone)
+            raise
         assert stored is not None
         body = stored.body
     headers = {

@@ -84,7 +84,7 @@ async def list_requests(request: Request) -> Response:
         services.database,
         team_id=identity.team_id,
         status=_status(query.get("status")),
-        model=query.get("model"),
+        model=_model(query.get("model")),
         after=None if after is None else parse_public_id(REQUEST_PREFIX, after),
         limit=limit + 1,
     )
@@ -157,11 +157,18 @@ def _seconds(text: str | None) -> float:
 
 
 def _limit(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE:
+    # Python refuses to read thousands of digits.
+    if not text.isdecimal() or len(text) > len(str(MAX_PAGE)) or not 1 <= int(text) <= MAX_PAGE:
         raise InvalidRequest(
             f"Invalid value for 'limit': expected an integer from 1 to {MAX_PAGE}.", param="limit"
         )
     return int(text)
+
+
+def _model(text: str | None) -> str | None:
+    if text is not None and "\0" in text:
+        raise InvalidRequest("Invalid value for 'model': it holds a NUL.", param="model")
+    return text
 
 
 def _status(text: str | None) -> RequestStatus | None:

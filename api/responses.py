@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from carpool.errors import APIError
+from carpool.errors import APIError, BodyTooLarge
 from carpool.ids import new_id, public_id
 
 REQUEST_PREFIX = "req_"
+LINGER_SECONDS = 30.0
+LINGER_STALL_SECONDS = 1.0
+"""How long what a client still sends is dropped: in all, and while nothing comes."""
 
 
 class JSON(Response):
@@ -36,6 +40,36 @@ class JSON(Response):
             self._written()
 
 
+class LastJSON(JSON):
+    """An answer before the request's body was read whole: the connection ends with it.
+
+    What the client still sends is read and dropped for a while. Were the connection closed under
+    it, its machine would drop the answer, and the client see a broken connection and try again.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers["connection"] = "close"
+
+        async def lingering(message: Message) -> None:
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            await _drop_body(receive)
+            await send({"type": "http.response.body", "body": b""})
+
+        await super().__call__(scope, receive, lingering)
+
+
+async def _drop_body(receive: Receive) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while True:
+                async with asyncio.timeout(LINGER_STALL_SECONDS):
+                    if not (await receive()).get("more_body", False):
+                        return
+
+
 def error_response(error: APIError, request_id: str | None = None) -> JSON:
     """An error in OpenAI's shape, with what the SDK reads of its headers."""
     headers = {"x-request-id": request_id or public_id(REQUEST_PREFIX, new_id())}
@@ -43,12 +77,10 @@ def error_response(error: APIError, request_id: str | None = None) -> JSON:
         headers["x-should-retry"] = "true" if error.retry else "false"
     if error.retry_after_seconds is not None:
         headers["retry-after"] = str(error.retry_after_seconds)
-    if error.status == 413:
-        # The rest of the body is not read, so the connection is of no more use.
-        headers["connection"] = "close"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return JSON(error.body(), error.status, headers)
+    kind = LastJSON if error.status == BodyTooLarge.status else JSON
+    return kind(error.body(), error.status, headers)
 
 
 async def until_disconnect(receive: Receive) -> None:

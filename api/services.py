@@ -172,4 +172,8 @@ class Services:
             incarnation=self.incarnation,
             grace_seconds=self.settings.grace_seconds,
         )
+        # Another connection may have come for a request while the end of the last one was noted.
+        returned = [request for _, request in ended if request in self.waiting]
+        if returned:
+            await attach_all(lane, returned, self.incarnation)
         return [None] * len(ended)

@@ -25,10 +25,16 @@ class StreamResponse(Response):
     """Holds status and headers until the first chunk, or the hold has passed.
 
     So an engine's 400 is a 400. Then chunks as they come, comments while none come, and at the end
-    ``[DONE]``, or an event with the error: never silence.
+    ``[DONE]``, or an event with the error: never silence. ``patience_seconds`` is how long the
+    client reads nothing before it gives up.
     """
 
-    def __init__(self, services: Services, ticket: Ticket, sink: StreamSink) -> None:
+    def __init__(
+        self, services: Services, ticket: Ticket, sink: StreamSink, *, patience_seconds: float
+    ) -> None:
+        settings = services.settings
+        self._hold = min(settings.stream_hold_seconds, patience_seconds)
+        self._heartbeat = min(settings.stream_heartbeat_seconds, patience_seconds)
         self._services = services
         self._ticket = ticket
         self._sink = sink
@@ -36,16 +42,24 @@ class StreamResponse(Response):
         self._let_go = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        services, ticket, sink = self._services, self._ticket, self._sink
+        services, sink = self._services, self._sink
         disconnect = watch(receive, sink.event.set)
         no_drain = services.on_drain(lambda: self._drain(sink))
+        ended = False
         try:
             ended = await self._relay(sink, disconnect, scope, receive, send)
         finally:
             no_drain()
-            alone = services.waiting.remove(sink)
+            await self._leave(sink, disconnect, ended=ended)
+
+    async def _leave(
+        self, sink: StreamSink, disconnect: asyncio.Task[None], *, ended: bool
+    ) -> None:
+        """Note how the connection ended, an error of ours included."""
+        services, ticket = self._services, self._ticket
+        alone = services.waiting.remove(sink)
+        disconnect.cancel()
         if ended:
-            disconnect.cancel()
             services.delivered(ticket)
         elif sink.taken and alone:
             # A client does not come back for a stream that it has begun to read.
@@ -62,14 +76,14 @@ class StreamResponse(Response):
         send: Send,
     ) -> bool:
         """Write until the end; whether the client has got it (an error told is an end too)."""
-        pause = self._services.settings.stream_hold_seconds
+        pause = self._hold
         while True:
             try:
                 async with asyncio.timeout(pause):
                     await sink.event.wait()
             except TimeoutError:
                 await self._write(send, HEARTBEAT)
-                pause = self._services.settings.stream_heartbeat_seconds
+                pause = self._heartbeat
                 continue
             sink.event.clear()
             if disconnect.done():
@@ -77,7 +91,7 @@ class StreamResponse(Response):
             if sink.lacks_chunks and not await self._recover(sink):
                 continue
             sink.catch_up()
-            pause = self._services.settings.stream_heartbeat_seconds
+            pause = self._heartbeat
             text = _frames(sink)
             if sink.interrupted:
                 await self._end(INTERRUPTED)

@@ -55,6 +55,9 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._sinks)
 
+    def __contains__(self, request: UUID) -> bool:
+        return request in self._sinks
+
     @property
     def requests(self) -> list[UUID]:
         """What is waited for."""

@@ -6,6 +6,7 @@ a message too many ends at once, and a lost one is sent again by the sweep.
 
 from dramatiq import Message
 from dramatiq.brokers.redis import RedisBroker
+from redis import Redis
 from redis.exceptions import RedisError
 
 ACTOR = "run"
@@ -19,11 +20,12 @@ def run_queue(backend: str) -> str:
 def make_broker(redis_url: str, *, timeout_seconds: float) -> RedisBroker:
     """A broker without middleware: a run has no time limit, no retries, no age."""
     return RedisBroker(  # type: ignore[no-untyped-call]
-        url=redis_url,
+        # With a URL the broker would make a pool without time limits.
+        client=Redis.from_url(
+            redis_url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds
+        ),
         namespace="carpool",
         middleware=[],
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
     )
 
 

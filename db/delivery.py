@@ -14,7 +14,9 @@ with ended as (
     insert into disconnects (connection) select unnest($1::uuid[]) on conflict do nothing
 )
 update queue q
-set channel = null, abandon_at = now() + make_interval(secs => $3)
+set
+    channel = null,
+    abandon_at = case when q.awaited then now() + make_interval(secs => $3) end
 from unnest($2::uuid[], $4::uuid[]) as e(id, channel)
 where q.id = e.id and q.channel = e.channel
 """
@@ -44,7 +46,8 @@ async def store_disconnects(
 ) -> None:
     """Note that (connection, request id) ended undelivered.
 
-    A request that still runs is given ``grace_seconds`` for a retry to take it over.
+    A request that still runs is given ``grace_seconds`` for a retry to take it over, unless it was
+    left to be answered later.
     """
     await lane.fetch(
         DISCONNECTED,
@@ -79,6 +82,13 @@ async def take_over(
 async def attach(database: Fetches, request: UUID, incarnation: UUID) -> bool:
     """Let an API process wait for a request; False where it has ended and its result is stored."""
     return bool(await database.fetch(ATTACH, request, incarnation))
+
+
+async def leave(database: Fetches, request: UUID) -> None:
+    """Let a request run to its end though no one waits for it."""
+    await database.fetch(
+        "update queue set awaited = false, abandon_at = null where id = $1", request
+    )
 
 
 async def attach_all(lane: Lane, requests: Sequence[UUID], incarnation: UUID) -> None:

@@ -23,7 +23,9 @@ where ended_at is null and heartbeat_at < now() - make_interval(secs => $1)
 ENDED_PROCESSES = "select id from processes where ended_at is not null"
 # A client that waited at a dead API process may come back within the grace.
 ORPHAN = """
-update queue set channel = null, abandon_at = now() + make_interval(secs => $2)
+update queue set
+    channel = null,
+    abandon_at = case when awaited then now() + make_interval(secs => $2) end
 where channel = any($1::uuid[])
 """
 FORGET_PROCESSES = """

@@ -35,6 +35,7 @@ ROUTES = "select model, backend from routes where model = any($1::text[])"
 LEASE_POLLS = 5
 """How many polls a lease outlasts its last renewal."""
 UPKEEP_SECONDS = 3600.0
+FOR_EVER_SECONDS = 1e9
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 """How long an Idempotency-Key is remembered."""
 log = structlog.get_logger()
@@ -55,7 +56,7 @@ class Sweeper:
         """Sweep for ever; an error ends a round and not the loop."""
         lane = self._database.lane()
         loop = asyncio.get_running_loop()
-        upkeep_at = loop.time()
+        upkeep_at = watching_since = loop.time()
         me = new_id()
         lease_seconds = self._settings.poll_seconds * LEASE_POLLS
         try:
@@ -67,18 +68,25 @@ class Sweeper:
                         if loop.time() >= upkeep_at:
                             await self._upkeep(lane)
                             upkeep_at = loop.time() + UPKEEP_SECONDS
-                        await self._round(lane)
+                        watched = loop.time() - watching_since
+                        await self._round(lane, watched_seconds=watched)
+                    else:
+                        watching_since = loop.time()
                 except (DatabaseAway, DBAPIError, asyncpg.PostgresError) as error:
                     log.warning("sweep_failed", error=repr(error))
                     pause = self._settings.poll_seconds
+                    watching_since = loop.time()
                 await asyncio.sleep(pause)
         finally:
             await lane.close()
 
-    async def _round(self, lane: Lane) -> None:
+    async def _round(self, lane: Lane, *, watched_seconds: float) -> None:
+        # Hearts that stood still while Postgres was away prove no death: they are judged by who has
+        # seen it work for a whole lease. (A seat that was taken proves one at once.)
+        lease_seconds = self._settings.lease_seconds
         swept = await sweep(
             lane,
-            lease_seconds=self._settings.lease_seconds,
+            lease_seconds=lease_seconds if watched_seconds >= lease_seconds else FOR_EVER_SECONDS,
             grace_seconds=self._settings.grace_seconds,
         )
         if swept.dead_runs:

@@ -1,6 +1,7 @@
 -- Takes over a recent request of the same fingerprint whose last connection ended undelivered, at
 -- most one retry for each ended connection. A connection has ended when its end was noted, or when
--- the API process that held it is dead.
+-- the API process that held it is dead. One that was cancelled has no answer to give: a client that
+-- comes back after its grace, or asks what another has given up, is served anew.
 with candidate as (
     select r.id, coalesce(last.successor, r.id) as connection, r.streamed
     from requests r
@@ -14,6 +15,7 @@ with candidate as (
     where
         r.fingerprint = $1 and r.team_id = $2 and r.id > $3 and r.incarnation is not null
         and not exists (select from deliveries d where d.id = r.id)
+        and not exists (select from results s where s.id = r.id and s.outcome = 2)
         and (
             exists (
                 select from disconnects d where d.connection = coalesce(last.successor, r.id)

@@ -21,10 +21,10 @@ with new as (
     from new
 )
 insert into queue (
-    id, team_id, key_id, person, class, endpoint, model, streamed, channel, share, prefix_key,
-    deadline
+    id, team_id, key_id, person, class, endpoint, model, streamed, channel, awaited, share,
+    prefix_key, deadline
 )
 select
-    id, team_id, key_id, person, class, endpoint, model, streamed, channel, share, prefix_key,
-    deadline
+    id, team_id, key_id, person, class, endpoint, model, streamed, channel, channel is not null,
+    share, prefix_key, deadline
 from new

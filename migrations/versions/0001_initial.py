@@ -170,6 +170,7 @@ create table queue (
     attempts smallint not null default 0,
     lost smallint not null default 0,
     streamed boolean not null,
+    awaited boolean not null default false,
     model text not null,
     person text
 ) with (
