@@ -1,6 +1,7 @@
 """Serves the API over HTTP until told to end."""
 
 import asyncio
+import socket
 from types import FrameType
 
 import uvicorn
@@ -41,7 +42,9 @@ async def _serve(settings: Settings) -> None:
         timeout_graceful_shutdown=int(settings.drain_seconds) + SHUTDOWN_MARGIN_SECONDS,
         backlog=BACKLOG,
     )
-    await _Server(config, services, settings.drain_seconds).serve()
+    fd = settings.listen_fd
+    sockets = None if fd is None else [socket.socket(fileno=fd)]
+    await _Server(config, services, settings.drain_seconds).serve(sockets)
 
 
 class _Server(uvicorn.Server):

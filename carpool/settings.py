@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    listen_fd: int | None = None
+    """A socket that listens already, inherited from a supervisor."""
     seat: str | None = None
     """Given by a supervisor that knows that the seat's last holder is dead."""
 

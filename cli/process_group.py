@@ -28,6 +28,8 @@ class Command:
     environment: Mapping[str, str] | None = None
     account: Account | None = None
     log: Path | None = None
+    inherits: tuple[int, ...] = ()
+    """File descriptors that the child gets."""
     stop_signal: signal.Signals = signal.SIGTERM
 
 
@@ -57,6 +59,7 @@ class ProcessGroup:
                 stderr=output,
                 env=command.environment,
                 start_new_session=True,
+                pass_fds=command.inherits,
                 user=None if account is None else account.uid,
                 group=None if account is None else account.gid,
                 extra_groups=None if account is None else [],

@@ -60,7 +60,8 @@ def api_service(settings: Settings) -> Service:
                 raise ConfigurationError(f"the API is not ready after {READY_SECONDS:g} s")
             await asyncio.sleep(_STEP_SECONDS)
 
-    return _carpool("api", ("api",), settings, wait_ready=wait_ready)
+    door = () if settings.listen_fd is None else (settings.listen_fd,)
+    return _carpool("api", ("api",), settings, wait_ready=wait_ready, inherits=door)
 
 
 def worker_services(settings: Settings, *, each: int) -> Iterator[Service]:
@@ -86,6 +87,7 @@ def _carpool(
     settings: Settings,
     *,
     wait_ready: Callable[[ProcessGroup], Awaitable[None]] = ready_at_once,
+    inherits: tuple[int, ...] = (),
 ) -> Service:
     """A command of our own; its seat stays its own over restarts."""
     return Service(
@@ -93,6 +95,7 @@ def _carpool(
             name=role if role == "api" else f"worker {role}",
             argv=(*_CARPOOL, *arguments),
             environment=_environment(settings, role),
+            inherits=inherits,
         ),
         wait_ready=wait_ready,
         stop_seconds=settings.drain_seconds + STOP_MARGIN_SECONDS,
@@ -111,6 +114,8 @@ def _environment(settings: Settings, role: str) -> dict[str, str]:
         "CARPOOL_PORT": str(settings.port),
         "CARPOOL_SEAT": f"{socket.gethostname()}:{settings.directory}:{role}",
     }
+    if settings.listen_fd is not None:
+        environment["CARPOOL_LISTEN_FD"] = str(settings.listen_fd)
     if settings.config is not None:
         environment["CARPOOL_CONFIG"] = str(settings.config.absolute())
     return environment

@@ -16,7 +16,7 @@ from cli.ending import Ending
 from cli.first_keys import admin_key, team_key
 from cli.guard import guarded
 from cli.opened_database import database_errors, opened_database
-from cli.port import base_url, free_port
+from cli.port import base_url, listening
 from cli.postgres import EmbeddedPostgres
 from cli.probe import first_model
 from cli.process_record import RecordFile, end_recorded, read_record
@@ -43,12 +43,14 @@ def up(settings: Settings, *, workers: int) -> None:
     with locked(settings.directory):
         record = settings.directory / RECORD_FILE
         _end_leftovers(record)
-        port = free_port(settings.host, settings.port)
-        settings = settings.model_copy(update={"port": port})
-        file = RecordFile(record)
-        file.write()
-        with guarded(file, grace_seconds=settings.drain_seconds + STOP_MARGIN_SECONDS):
-            asyncio.run(_run(settings, workers, file, began))
+        with listening(settings.host, settings.port) as door:
+            settings = settings.model_copy(
+                update={"port": door.getsockname()[1], "listen_fd": door.fileno()}
+            )
+            file = RecordFile(record)
+            file.write()
+            with guarded(file, grace_seconds=settings.drain_seconds + STOP_MARGIN_SECONDS):
+                asyncio.run(_run(settings, workers, file, began))
 
 
 async def _run(settings: Settings, workers: int, record: RecordFile, began: float) -> None:

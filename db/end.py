@@ -74,9 +74,13 @@ class Ended:
 async def end_requests(
     database: Fetches, ids: Sequence[UUID], ending: Ending, *, team_id: int | None = None
 ) -> list[Ended]:
-    """End those of the requests (of a team, where given) that are not finished."""
+    """End those of the requests (of a team, where given) that are not finished.
+
+    ABANDONED ends only those whose client has not come back meanwhile.
+    """
     body = ending.body()
-    rows = await database.fetch(END, ids, team_id, ending.outcome, ending.status, body)
+    forsaken = ending is ABANDONED
+    rows = await database.fetch(END, ids, team_id, ending.outcome, ending.status, body, forsaken)
     return [
         Ended(
             id=row["id"],

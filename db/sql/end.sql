@@ -1,9 +1,12 @@
 -- Ends requests from outside of a run: cancelled, expired, abandoned or condemned ones. Whatever
--- their state, the queue row goes and a result takes its place; the owner, if any, must be told.
+-- their state, the queue row goes and a result takes its place; the owner, if any, must be told. With
+-- $6 only those are ended whose client has still not come back.
 with ended as (
     delete from queue q
     using unnest($1::uuid[]) as e(id)
-    where q.id = e.id and ($2::integer is null or q.team_id = $2)
+    where
+        q.id = e.id and ($2::integer is null or q.team_id = $2)
+        and (not $6::boolean or q.abandon_at <= now())
     returning
         q.id, q.channel, q.owner, q.owner_kind, q.claimed_at, q.team_id, q.key_id, q.model,
         q.streamed, q.batch_id, q.epoch, q.attempts

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from functools import partial
 
 import pytest
 
@@ -10,7 +11,7 @@ from carpool.states import Outcome
 from tests.faults.load import agree, answered, ask, gathered, in_flight, settled
 from tests.stack import Stack, eventually, stack_in_temporary_directory
 
-SLOW = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "3000", "CARPOOL_SIMULATED_TOKEN_MS": "20"}
+SLOW = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "6000", "CARPOOL_SIMULATED_TOKEN_MS": "20"}
 API = "api"
 
 
@@ -111,3 +112,28 @@ async def test_an_api_told_to_end_lets_its_clients_go_and_they_come_back(clients
         held = await agree(stack, views)
         assert {len(stored) for stored in held.values()} == {1}
         assert {(s.epoch, s.attempts) for [s] in held.values()} == {(1, 1)}
+
+
+async def test_an_api_killed_twice_in_a_row_costs_each_client_two_retries_and_no_answer() -> None:
+    """While it starts again nobody is refused, or the retries would be used up in a second."""
+    with stack_in_temporary_directory(SLOW) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [asyncio.create_task(ask(client)) for _ in range(50)]
+            await in_flight(stack, 50)
+            for _ in range(2):
+                pid = stack.pid(API)
+                os.kill(pid, signal.SIGKILL)
+                await eventually(partial(all_wait_again, stack, 50))
+            views = await gathered(asking)
+            await settled(stack)
+        answered(views)
+        held = await agree(stack, views)
+        assert {(s.epoch, s.attempts) for [s] in held.values()} == {(1, 1)}
+
+
+async def all_wait_again(stack: Stack, number: int) -> bool:
+    """Whether so many requests have a living process that waits for them."""
+    waiting = await stack.value(
+        "select count(*) from queue q join processes p on p.id = q.channel and p.ended_at is null"
+    )
+    return bool(waiting == number)

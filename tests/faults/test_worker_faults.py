@@ -260,7 +260,9 @@ async def ended(stack: Stack, pid: int) -> bool:
     return pid not in await owners(stack)
 
 
-async def test_a_stream_that_its_worker_cannot_finish_while_it_ends_is_ended_with_an_error() -> None:
+async def test_a_stream_that_its_worker_cannot_finish_while_it_ends_is_ended_with_an_error() -> (
+    None
+):
     """Told to end, it has less time than the stream takes; another worker is there to take over."""
     with stack_in_temporary_directory(
         {"CARPOOL_DRAIN_SECONDS": "0.5"}, options=("--workers", "2")

@@ -1,6 +1,7 @@
 """The sweep puts right what dead processes left, what waited its time, and what waits too long."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -9,7 +10,8 @@ import pytest
 
 from carpool.ids import new_id
 from carpool.states import Outcome, QueueState
-from db.end import INTERRUPTED, end_requests
+from db.delivery import attach
+from db.end import END, INTERRUPTED, end_requests
 from db.finish import NOT_MINE, Failure
 from db.processes import Process
 from db.runs import begin_run
@@ -239,6 +241,23 @@ async def test_what_nobody_came_back_for_ends(bench: "Bench") -> None:
     await bench.sql("update queue set abandon_at = now() + interval '1 hour' where id = $1", ids[1])
     assert [e.id for e in (await swept(bench)).ended] == ids[:1]
     assert b"client_disconnected" in (await bench.result(ids[0]))["body"]
+
+
+async def test_a_client_that_comes_back_at_the_last_moment_is_not_ended(bench: "Bench") -> None:
+    """Between the look for what is forsaken and its end."""
+    [identifier] = await bench.fill(1)
+    await expire(bench, "abandon_at", identifier)
+    newcomer = new_id()
+
+    class ComingBack:
+        async def fetch(self, sql: str, *arguments: Any) -> Sequence[Any]:
+            if sql == END:
+                assert await attach(bench.database, identifier, newcomer)
+            return await bench.database.fetch(sql, *arguments)
+
+    found = await sweep(ComingBack(), lease_seconds=LEASE_SECONDS, grace_seconds=GRACE_SECONDS)
+    assert found.ended == []
+    assert (await bench.row(identifier))["channel"] == newcomer
 
 
 async def test_what_waited_at_a_dead_process_is_let_go_and_its_grace_begins(
