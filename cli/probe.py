@@ -1,9 +1,7 @@
-"""One small GET to a Carpool, by the standard library alone."""
+"""Small questions to a Carpool: is it there, and which models has it?"""
 
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
-
-import msgspec
 
 TIMEOUT_SECONDS = 5.0
 
@@ -24,17 +22,13 @@ def get(url: str, *, key: str | None = None) -> tuple[int, bytes] | None:
 
 
 def first_model(base_url: str, key: str) -> str | None:
-    """The first model that the API lists."""
-    answer = get(f"{base_url}/models", key=key)
-    if answer is None or answer[0] != 200:
+    """The first model that the API lists; None where it does not answer. Blocks."""
+    import openai
+
+    try:
+        with openai.OpenAI(
+            base_url=base_url, api_key=key, timeout=TIMEOUT_SECONDS, max_retries=0
+        ) as client:
+            return next((model.id for model in client.models.list()), None)
+    except openai.OpenAIError:
         return None
-    models = msgspec.json.decode(answer[1], type=_Models).data
-    return models[0].id if models else None
-
-
-class _Model(msgspec.Struct):
-    id: str
-
-
-class _Models(msgspec.Struct):
-    data: list[_Model]
