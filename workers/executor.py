@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import structlog
@@ -37,11 +37,14 @@ class Executor:
         doorbell: Doorbell,
         backend: Backend,
         finisher: Finisher,
+        freed: Callable[[], None],
     ) -> None:
+        """``freed`` is called when the backend is done with a claim, before it is stored."""
         self._settings = settings
         self._doorbell = doorbell
         self._backend = backend
         self._finisher = finisher
+        self._freed = freed
         self._results: GroupCommit[Result, UUID | None] = GroupCommit(
             database, finisher.finish, limit=FINISH_LIMIT, patience_seconds=PATIENCE_SECONDS
         )
@@ -101,6 +104,7 @@ class Executor:
             return await self._backend.answer(call, stream.emit)
         finally:
             self.running -= 1
+            self._freed()
 
     async def _finish(self, claimed: Claim, answer: Answer, stream: Stream) -> None:
         succeeded = answer.status == 200

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -49,7 +50,9 @@ class Run:
         self._worker = process.hex[-12:]
         self._scheduler = Scheduler(int.from_bytes(self.id.bytes[-8:], "big", signed=True))
         self._finisher = Finisher(self.id, backend.name, self._worker)
-        self._executor = Executor(settings, database, doorbell, backend, self._finisher)
+        self._executor = Executor(
+            settings, database, doorbell, backend, self._finisher, self._freed
+        )
         self._held: dict[UUID, tuple[int, asyncio.Task[None]]] = {}
         self._draining = False
         self._ended = False
@@ -124,6 +127,9 @@ class Run:
         for claimed in claims:
             task = asyncio.create_task(self._execute(claimed))
             self._held[claimed.id] = (claimed.epoch, task)
+            task.add_done_callback(partial(self._let_go, claimed))
+        # Each begins, and so takes its slot, before the free ones are counted again.
+        await asyncio.sleep(0)
         return True
 
     async def _execute(self, claimed: Claim) -> None:
@@ -131,12 +137,19 @@ class Run:
             await self._executor.execute(claimed)
         except EngineDied as error:
             self._bury(error)
-        finally:
-            # What a dead engine held stays held: the run ends with it, and the sweep returns it.
-            if not self.engine_died and self._epoch(claimed.id) == claimed.epoch:
-                del self._held[claimed.id]
-            if not self._scheduler.idle:
-                self._wake.set()
+
+    def _let_go(self, claimed: Claim, task: asyncio.Task[None]) -> None:
+        """Hold a claim no more; also one that was aborted before its task began to run.
+
+        What a dead engine held stays held: the run ends with it, and the sweep returns it.
+        """
+        if not self.engine_died and self._epoch(claimed.id) == claimed.epoch:
+            del self._held[claimed.id]
+        self._freed()
+
+    def _freed(self) -> None:
+        if not self._scheduler.idle:
+            self._wake.set()
 
     async def _look(self) -> None:
         """Look for what no bell told, beside the claims, which it must not hold up."""

@@ -12,7 +12,16 @@ import pytest
 from openai import APIError, APIStatusError
 
 from carpool.states import Outcome
-from tests.faults.load import MODEL, agree, answered, ask, gathered, in_flight, settled
+from tests.faults.load import (
+    CLAIMED,
+    MODEL,
+    agree,
+    answered,
+    ask,
+    gathered,
+    in_flight,
+    settled,
+)
 from tests.stack import (
     CARPOOL,
     END_SECONDS,
@@ -292,3 +301,19 @@ async def test_a_stream_that_its_worker_cannot_finish_while_it_ends_is_ended_wit
             await settled(stack)
         assert {view.code for view in views} == {"stream_interrupted"}
         await agree(stack, views)
+
+
+async def test_a_worker_holds_no_more_than_its_slots() -> None:
+    """So that no more than these is lost with it, and the rest can go to another."""
+    slots = 16
+    with stack_in_temporary_directory(
+        {"CARPOOL_SIMULATED_SLOTS": str(slots), "CARPOOL_SIMULATED_FIRST_TOKEN_MS": "3000"}
+    ) as stack:
+        async with stack.async_client(max_retries=2) as client:
+            asking = [asyncio.create_task(ask(client)) for _ in range(100)]
+            await in_flight(stack, slots)
+            held = [await stack.value(CLAIMED) for _ in range(50)]
+            for waiting in asking:
+                waiting.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        assert set(held) == {slots}

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import psutil
 import pytest
-from openai import APIStatusError
+from openai import APIStatusError, AuthenticationError
 
 from db.keys import NewKey
 from tests.stack import CHAT, Requests, Stack, Stock, chat_head
@@ -73,6 +73,14 @@ async def test_a_body_at_the_limit_is_taken(requests: Requests) -> None:
     assert answer.status_code == 200
     refused = await requests.http.post("/chat/completions", content=content + b" ")
     assert refused.status_code == 413
+
+
+async def test_who_has_no_key_is_told_so_whatever_it_sends(stack: Stack) -> None:
+    async with stack.async_client(api_key="sk-wrong", max_retries=2) as client:
+        with pytest.raises(AuthenticationError):
+            await client.chat.completions.create(
+                **CHAT | {"messages": [{"role": "user", "content": "x" * HUGE_BYTES}]}
+            )
 
 
 async def test_a_client_that_asks_first_sends_nothing(stack: Stack, team: NewKey) -> None:

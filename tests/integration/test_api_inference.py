@@ -9,6 +9,7 @@ from openai import AsyncOpenAI
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from carpool.notices import MAX_INLINE_BYTES
 from db.keys import NewKey
 from tests.stack import Stack, Stock, eventually
 
@@ -194,6 +195,23 @@ async def test_many_at_once_are_each_answered_their_own(async_client: AsyncOpenA
     again = await asyncio.gather(*(ask(number) for number in range(100)))
     assert once == again
     assert len(set(once)) == 100
+
+
+async def test_an_answer_too_large_for_a_notice_comes_whole(stock: Stock) -> None:
+    """It is read from Postgres; so are the last chunks of a stream that come all at once."""
+    answer = await stock(
+        lambda client: client.chat.completions.create(**CHAT, n=40, max_tokens=2000)
+    )
+    texts = [choice.message.content for choice in answer.choices]
+    assert sum(map(len, texts)) > MAX_INLINE_BYTES
+    chunks = await stock(
+        lambda client: client.chat.completions.create(**CHAT, n=2, max_tokens=2000, stream=True)
+    )
+    streamed = [
+        "".join(c.delta.content or "" for k in chunks for c in k.choices if c.index == index)
+        for index in (0, 1)
+    ]
+    assert streamed == texts[:2]
 
 
 async def test_a_queued_stream_is_kept_alive_by_comments(hasty_stack: Stack) -> None:

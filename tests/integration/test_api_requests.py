@@ -194,6 +194,20 @@ async def test_who_waits_for_a_cancelled_request_is_told_and_does_not_retry(
     assert await requests.ids() == [identifier]
 
 
+async def test_a_cancel_and_the_end_leave_one_result(requests: Requests) -> None:
+    """Whichever comes first, all that look see the same."""
+    left = await asyncio.gather(*(requests.leave() for _ in range(60)))
+    ids = [found["id"] for found in left]
+    polls = [asyncio.create_task(requests.get(identifier, wait=30)) for identifier in ids]
+    cancelled = await asyncio.gather(*(requests.cancel(identifier) for identifier in ids[::2]))
+    polled = await asyncio.wait_for(asyncio.gather(*polls), 15)
+    assert polled[::2] == cancelled
+    assert {found["status"] for found in polled[1::2]} == {"completed"}
+    for found in polled:
+        check(found)
+        assert await requests.get(found["id"]) == found
+
+
 async def test_a_lasting_error_is_shown(requests: Requests) -> None:
     left = await requests.leave(carpool_simulate={"status": 422})
     failed = await requests.get(left["id"], wait=30)
