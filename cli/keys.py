@@ -1,9 +1,11 @@
 """`carpool keys`: make, list and revoke the teams' keys."""
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from carpool.doorbell import Doorbell
 from carpool.errors import ConfigurationError
+from carpool.notices import CHANGED_CHANNEL
 from carpool.settings import Settings
 from cli.opened_database import opened_database
 from db import keys
@@ -23,7 +25,9 @@ async def show(settings: Settings, *, team: str | None) -> None:
     """Print all keys, or a team's."""
     async with opened_database(settings) as database:
         found = await keys.list_keys(database, team=team)
-    table = Table("id", "team", "name", "owner", "admin", "ends in", "made", "revoked")
+    table = Table(
+        Column("id", no_wrap=True), "team", "name", "owner", "admin", "ends in", "made", "revoked"
+    )
     for key in found:
         table.add_row(
             str(key.id),
@@ -44,4 +48,21 @@ async def revoke(settings: Settings, identifier: str) -> None:
         revoked = await keys.revoke_key(database, identifier)
     if not revoked:
         raise ConfigurationError("there is no such key, or it is revoked already")
-    Console().print("Revoked. API processes may take it for some seconds more.")
+    if await _announced(settings):
+        Console().print("Revoked.")
+    else:
+        Console().print("Revoked. API processes may take it for some seconds more.")
+
+
+async def _announced(settings: Settings) -> bool:
+    """Have the API processes forget the keys that they remember; False where Redis is away."""
+    if settings.redis_url is None:
+        return False
+    doorbell = Doorbell(
+        settings.redis_url.get_secret_value(), timeout_seconds=settings.redis_timeout_seconds
+    )
+    try:
+        await doorbell.publish({CHANGED_CHANNEL: ()})
+        return doorbell.healthy
+    finally:
+        await doorbell.close()
