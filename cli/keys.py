@@ -10,6 +10,9 @@ from carpool.settings import Settings
 from cli.opened_database import opened_database
 from db import keys
 
+WIDTH = 240
+"""Wider than a terminal, where it must be: an id that is cut off revokes nothing."""
+
 
 async def create(
     settings: Settings, *, team: str, name: str, owner: str | None, admin: bool
@@ -25,9 +28,8 @@ async def show(settings: Settings, *, team: str | None) -> None:
     """Print all keys, or a team's."""
     async with opened_database(settings) as database:
         found = await keys.list_keys(database, team=team)
-    table = Table(
-        Column("id", no_wrap=True), "team", "name", "owner", "admin", "ends in", "made", "revoked"
-    )
+    headings = ("id", "team", "name", "owner", "admin", "ends in", "made", "revoked")
+    table = Table(*(Column(heading, no_wrap=True) for heading in headings), box=None)
     for key in found:
         table.add_row(
             str(key.id),
@@ -39,7 +41,7 @@ async def show(settings: Settings, *, team: str | None) -> None:
             f"{key.created_at:%Y-%m-%d %H:%M}",
             f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "",
         )
-    Console().print(table)
+    Console(width=WIDTH).print(table)
 
 
 async def revoke(settings: Settings, identifier: str) -> None:

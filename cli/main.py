@@ -162,7 +162,7 @@ def revoke_key(
     from cli import keys
     from cli.connection import connected
 
-    asyncio.run(keys.revoke(connected(load(data_dir=data_dir), redis=False), key))
+    asyncio.run(keys.revoke(connected(load(data_dir=data_dir)), key))
 
 
 def main() -> None:

@@ -137,13 +137,13 @@ class Load:
                         await self._ended.wait()
 
 
-async def in_flight(stack: Stack, number: int) -> None:
+async def in_flight(stack: Stack, number: int, seconds: float = SETTLE_SECONDS) -> None:
     """Return when so many requests are claimed."""
 
     async def reached() -> bool:
         return bool(await stack.value(CLAIMED) >= number)
 
-    await eventually(reached)
+    await eventually(reached, seconds)
 
 
 async def settled(stack: Stack, seconds: float = SETTLE_SECONDS) -> None:

@@ -57,7 +57,7 @@ async def test_a_killed_worker_leaves_no_engine_and_its_successor_answers_all(
     try:
         async with stack.async_client(max_retries=2) as client:
             asking = [asyncio.create_task(ask(client, "tiny", n)) for n in range(REQUESTS)]
-            await in_flight(stack, REQUESTS)
+            await in_flight(stack, REQUESTS, START_SECONDS)
             worker = psutil.Process(stack.pid(WORKER))
             engines = worker.children(recursive=True)
             assert engines
