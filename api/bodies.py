@@ -6,12 +6,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from carpool.errors import BodyTooLarge, InvalidRequest
 
-STALL_SECONDS = 30.0
-"""How long a body may make no progress (LESSONS 2)."""
 
-
-async def read_body(request: Request, *, limit_bytes: int) -> bytes:
-    """The whole body.
+async def read_body(request: Request, *, limit_bytes: int, stall_seconds: float) -> bytes:
+    """The whole body, which may make no progress for ``stall_seconds`` (LESSONS 2).
 
     Raises BodyTooLarge before it is read whole, InvalidRequest where it stalls, and Starlette's
     ClientDisconnect where the client hangs up half-way.
@@ -23,7 +20,7 @@ async def read_body(request: Request, *, limit_bytes: int) -> bytes:
     size = 0
     while True:
         try:
-            async with asyncio.timeout(STALL_SECONDS):
+            async with asyncio.timeout(stall_seconds):
                 message = await request.receive()
         except TimeoutError:
             raise InvalidRequest("The request's body stalled.", code="body_stalled") from None

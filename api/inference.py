@@ -36,7 +36,11 @@ def endpoint(path: Endpoint) -> Callable[[Request], Awaitable[Response]]:
     async def handle(request: Request) -> Response:
         services: Services = request.app.state.services
         identity = await services.keys.identify(request)
-        raw = await read_body(request, limit_bytes=services.settings.max_body_bytes)
+        raw = await read_body(
+            request,
+            limit_bytes=services.settings.max_body_bytes,
+            stall_seconds=services.settings.stall_seconds,
+        )
         intake = read(path, raw, team_id=identity.team_id)
         if _prefers_async(request):
             ticket = await admit(services, request, identity, intake, None)

@@ -2,13 +2,14 @@
 
 import asyncio
 
+import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.responses import JSON, REQUEST_PREFIX, error_response, watch
 from api.services import Services, Ticket
 from api.sinks import StreamSink
-from carpool.errors import Unavailable
+from carpool.errors import CarpoolError, Unavailable
 from carpool.ids import public_id
 from carpool.states import Outcome
 from db.database import DatabaseAway
@@ -19,6 +20,11 @@ from db.sweeper import tell_ended
 HEARTBEAT = b": queued\n\n"
 DONE = b"data: [DONE]\n\n"
 RECOVERY_SECONDS = 0.5
+log = structlog.get_logger()
+
+
+class ClientStalled(CarpoolError):
+    """The client is there but takes nothing of its stream (LESSONS 2)."""
 
 
 class StreamResponse(Response):
@@ -48,6 +54,8 @@ class StreamResponse(Response):
         ended = False
         try:
             ended = await self._relay(sink, disconnect, scope, receive, send)
+        except ClientStalled:
+            log.warning("client_stalled", request=self._request_id)
         finally:
             no_drain()
             await self._leave(sink, disconnect, ended=ended)
@@ -177,7 +185,11 @@ class StreamResponse(Response):
                     ],
                 }
             )
-        await send({"type": "http.response.body", "body": text, "more_body": not last})
+        try:
+            async with asyncio.timeout(self._services.settings.stall_seconds):
+                await send({"type": "http.response.body", "body": text, "more_body": not last})
+        except TimeoutError:
+            raise ClientStalled from None
 
 
 def _frames(sink: StreamSink) -> bytes:

@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(default=1, gt=0)
     grace_seconds: float = Field(default=130, ge=0)
     drain_seconds: float = Field(default=10, ge=0)
+    stall_seconds: float = Field(default=30, gt=0)
+    """How long a client may send nothing of its body, or take nothing of its stream."""
     stream_hold_seconds: float = Field(default=10, gt=0)
     stream_heartbeat_seconds: float = Field(default=15, gt=0)
     database_timeout_seconds: float = Field(default=10, gt=0)

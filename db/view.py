@@ -22,14 +22,15 @@ left join runs run on run.id = q.owner
 left join results s on s.id = r.id
 """
 ONE = VIEW + "where r.id = :id and r.team_id = :team_id"
-# Finished requests are found by their results, the others by their queue rows.
+# Finished requests are walked by their results, unfinished ones by their queue rows: a team with a
+# long history may have few of them.
 CONDITIONS = {
-    RequestStatus.QUEUED: "q.state <> 1",
-    RequestStatus.IN_PROGRESS: "q.state = 1",
-    RequestStatus.COMPLETED: "s.outcome = 0",
-    RequestStatus.FAILED: "s.outcome = 1",
-    RequestStatus.CANCELLED: "s.outcome = 2",
-    RequestStatus.EXPIRED: "s.outcome = 3",
+    RequestStatus.QUEUED: ("q", "q.state <> 1"),
+    RequestStatus.IN_PROGRESS: ("q", "q.state = 1"),
+    RequestStatus.COMPLETED: ("s", "s.outcome = 0"),
+    RequestStatus.FAILED: ("s", "s.outcome = 1"),
+    RequestStatus.CANCELLED: ("s", "s.outcome = 2"),
+    RequestStatus.EXPIRED: ("s", "s.outcome = 3"),
 }
 MAX_PAGE = 100
 
@@ -70,17 +71,16 @@ async def page(
     limit: int = 20,
 ) -> list[RequestView]:
     """A team's requests, newest first, at most ``limit`` from the one after ``after`` on."""
-    conditions = ["r.team_id = :team_id"]
+    walked, condition = ("r", "true") if status is None else CONDITIONS[status]
+    conditions = [f"{walked}.team_id = :team_id", condition]
     values: dict[str, Any] = {"team_id": team_id, "limit": limit}
-    if status is not None:
-        conditions.append(CONDITIONS[status])
     if model is not None:
         conditions.append("r.model = :model")
         values["model"] = model
     if after is not None:
-        conditions.append("r.id < :after")
+        conditions.append(f"{walked}.id < :after")
         values["after"] = after
-    query = f"{VIEW} where {' and '.join(conditions)} order by r.id desc limit :limit"
+    query = f"{VIEW} where {' and '.join(conditions)} order by {walked}.id desc limit :limit"
     async with database.connect() as connection:
         rows = await connection.execute(text(query), values)
         return [_view(row) for row in rows]

@@ -105,7 +105,7 @@ create table results (
     cached_tokens integer not null default 0,
     completion_tokens integer not null default 0
 ) partition by range (id);
-create index results_team on results (team_id, id);
+create index results_team on results (team_id, outcome, id);
 create table attempts (
     id uuid not null,
     team_id integer not null,

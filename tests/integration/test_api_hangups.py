@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import socket
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -149,3 +151,34 @@ async def _read_and_hang_up(requests: Requests) -> str:
 async def _body(stack: Stack, identifier: str) -> bytes:
     body = "select body from requests where id = $1"
     return bytes(await stack.value(body, parse_public_id("req_", identifier)))
+
+
+async def test_a_client_that_takes_nothing_of_its_stream_does_not_hold_it(
+    hasty_stack: Stack,
+) -> None:
+    team = await hasty_stack.new_key("takes nothing")
+    flood = CHAT | {
+        "stream": True,
+        "n": 8,
+        "max_tokens": 8000,
+        "carpool_simulate": {"milliseconds_per_token": 0.2},
+    }
+    content = msgspec.json.encode(flood)
+    address = urlsplit(hasty_stack.base_url)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((address.hostname, address.port))
+        client.sendall(chat_head(team.secret, f"content-length: {len(content)}") + content)
+        async with hasty_stack.http(team.secret) as http:
+            requests = Requests(http)
+            [identifier] = await eventually(requests.ids)
+            assert (await requests.until(identifier, "cancelled"))["response"] is None
+
+
+async def test_a_body_that_stalls_is_refused(hasty_stack: Stack) -> None:
+    team = await hasty_stack.new_key("stalls")
+    async with hasty_stack.connection() as (reader, writer):
+        writer.write(chat_head(team.secret, "content-length: 1000") + b'{"model":')
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"body_stalled" in await reader.readuntil(b"}")
