@@ -4,7 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from carpool.ids import id_at
@@ -18,37 +20,54 @@ PARTITIONED: Final = (
     "disconnects",
     "reattachments",
 )
-DROP_LOCK_MILLISECONDS = 500
+LOCK_MILLISECONDS = 500
+LOCK_NOT_AVAILABLE = "55P03"
 _LOCK_KEY = 0x7061_7274
+log = structlog.get_logger()
 
 
 async def ensure_partitions(database: Database, now: datetime, *, days: int) -> list[str]:
     """Make the partitions from today to ``days`` ahead that do not exist; return their names.
 
-    Rows of a day without a partition lie in the default one, and the day's partition is then not
-    made, for Postgres refuses it: nothing is lost, only kept elsewhere.
+    Each is made by itself, and not now where that would make the traffic wait. Rows of a day
+    without a partition lie in the default one, and the day's partition is then not made, for
+    Postgres refuses it: nothing is lost, only kept elsewhere.
     """
     made = []
     today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    async with database.begin() as connection:
-        await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+    async with database.connect() as connection:
         rows = await connection.execute(text("select relname from pg_class where relkind = 'r'"))
         existing = set(rows.scalars())
-        for offset in range(days + 1):
-            start = today + timedelta(days=offset)
-            low, high = id_at(start), id_at(start + timedelta(days=1))
-            for table in PARTITIONED:
-                name = f"{table}_{start:%Y%m%d}"
-                if name in existing or await _default_holds(connection, table, low, high):
-                    continue
-                await connection.execute(
-                    text(
-                        f"create table {name} partition of {table} "
-                        f"for values from ('{low}') to ('{high}')"
-                    )
-                )
+    for offset in range(days + 1):
+        start = today + timedelta(days=offset)
+        for table in PARTITIONED:
+            name = f"{table}_{start:%Y%m%d}"
+            if name not in existing and await _make(database, table, name, start):
                 made.append(name)
     return made
+
+
+async def _make(database: Database, table: str, name: str, start: datetime) -> bool:
+    low, high = id_at(start), id_at(start + timedelta(days=1))
+    try:
+        async with database.begin() as connection:
+            await connection.execute(text(f"set local lock_timeout = '{LOCK_MILLISECONDS}ms'"))
+            await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+            made = await connection.scalar(text("select to_regclass(:name)"), {"name": name})
+            if made is not None or await _default_holds(connection, table, low, high):
+                return False
+            await connection.execute(
+                text(
+                    f"create table {name} partition of {table} "
+                    f"for values from ('{low}') to ('{high}')"
+                )
+            )
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        log.warning("partition_postponed", partition=name)
+        return False
+    return True
 
 
 async def drop_partitions(database: Database, before: datetime) -> list[str]:
@@ -59,7 +78,7 @@ async def drop_partitions(database: Database, before: datetime) -> list[str]:
     """
     dropped = []
     async with database.begin() as connection:
-        await connection.execute(text(f"set local lock_timeout = '{DROP_LOCK_MILLISECONDS}ms'"))
+        await connection.execute(text(f"set local lock_timeout = '{LOCK_MILLISECONDS}ms'"))
         oldest = await connection.scalar(text("select id from queue order by id limit 1"))
         rows = await connection.execute(text("select relname from pg_class where relkind = 'r'"))
         for name in sorted(rows.scalars()):

@@ -10,7 +10,9 @@ from db.database import Lane
 from db.sql import load
 
 SUBMIT = load("submit")
-STORED = "select id from requests where id = any($1::uuid[])"
+STORED = """
+select r.id from unnest($1::uuid[]) as asked(id) join requests r on r.id = asked.id
+"""
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):

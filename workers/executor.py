@@ -51,8 +51,8 @@ class Executor:
         self._failures: GroupCommit[Failure, None] = GroupCommit(
             database, self._retry, limit=FINISH_LIMIT, lanes=1, patience_seconds=PATIENCE_SECONDS
         )
-        self.running = 0
-        """How many claims the backend is busy with."""
+        self.answering: set[UUID] = set()
+        """What the backend is busy with; what is answered and not stored yet is not of it."""
 
     def start(self) -> None:
         """Begin to store."""
@@ -99,11 +99,11 @@ class Executor:
             stream=claimed.streamed,
             service_class=ServiceClass(claimed.service_class),
         )
-        self.running += 1
+        self.answering.add(claimed.id)
         try:
             return await self._backend.answer(call, stream.emit)
         finally:
-            self.running -= 1
+            self.answering.discard(claimed.id)
             self._freed()
 
     async def _finish(self, claimed: Claim, answer: Answer, stream: Stream) -> None:

@@ -117,7 +117,7 @@ class Run:
 
     async def _claim(self, lane: Lane) -> bool:
         """Claim what the scheduler plans, and begin it; False where it plans nothing."""
-        free = self._backend.capacity - self._executor.running if self._healthy else 0
+        free = self._backend.capacity - len(self._executor.answering) if self._healthy else 0
         picks = self._scheduler.plan(free=free, in_flight=len(self._held))
         if not picks:
             return False
@@ -237,7 +237,8 @@ class Run:
         return None if held is None else held[0]
 
     def _abort(self, identifier: UUID, epoch: int) -> None:
-        if self._epoch(identifier) == epoch:
+        # One that is being stored may be gone because it is stored: its client must still be told.
+        if identifier in self._executor.answering and self._epoch(identifier) == epoch:
             self._held[identifier][1].cancel()
 
     async def _wind_down(self, lane: Lane) -> None:

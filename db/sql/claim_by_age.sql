@@ -3,8 +3,7 @@
 --
 -- The rows are found, locked and then reached by ctid: joined back by id, the planner hashes the
 -- whole queue (474 ms at three million rows against 6). The live run is share-locked, so that one
--- that the sweep has ended claims nothing more. A body is read by a subquery for each row, for the
--- same reason that the rows are reached by ctid.
+-- that the sweep has ended claims nothing more.
 update queue q
 set state = 1, owner_kind = 1, owner = $1, epoch = q.epoch + 1, claimed_at = now()
 where
@@ -28,5 +27,4 @@ where
 returning
     q.id, q.epoch, q.team_id, q.class, q.endpoint, q.model, q.streamed, q.attempts, q.lost,
     q.channel, q.prefix_key,
-    (select b.body from requests b where b.id = q.id) as body,
     (select r.upstream from routes r where r.backend = $2 and r.model = q.model) as upstream

@@ -24,5 +24,4 @@ where
 returning
     q.id, q.epoch, q.team_id, q.class, q.endpoint, q.model, q.streamed, q.attempts, q.lost,
     q.channel, q.prefix_key,
-    (select b.body from requests b where b.id = q.id) as body,
     (select r.upstream from routes r where r.backend = $2 and r.model = q.model) as upstream

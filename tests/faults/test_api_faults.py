@@ -121,8 +121,7 @@ async def test_an_api_killed_twice_in_a_row_costs_each_client_two_retries_and_no
             asking = [asyncio.create_task(ask(client)) for _ in range(50)]
             await in_flight(stack, 50)
             for _ in range(2):
-                pid = stack.pid(API)
-                os.kill(pid, signal.SIGKILL)
+                await stack.replace(API)
                 await eventually(partial(all_wait_again, stack, 50))
             views = await gathered(asking)
             await settled(stack)
