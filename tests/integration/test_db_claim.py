@@ -211,3 +211,18 @@ async def test_a_claim_of_several_teams_takes_of_each_its_number(bench: "Bench")
         (QueueState.WAITING, 5),
         (QueueState.CLAIMED, 5),
     ]
+
+
+async def test_a_claim_that_meets_its_run_s_heartbeat_brings_every_body(bench: "Bench") -> None:
+    """Postgres 18.4 died of it when one statement claimed and read the bodies, at 70 rows."""
+    run = await bench.run()
+    for number in (10, 40, 70, 100, 130):
+        await bench.fill(number)
+        heart = await bench.open_lane()
+        await heart.fetch("update runs set heartbeat_at = now() where id = $1", run.id)
+        claiming = asyncio.create_task(run.claim(number))
+        await bench.blocked_pid()
+        await heart.commit()
+        claims = await claiming
+        assert len(claims) == number
+        assert all(claimed.body for claimed in claims)
