@@ -9,6 +9,7 @@ import uvloop
 
 from api.app import make_app
 from api.services import Services
+from carpool import collector
 from carpool import log as logs
 from carpool.settings import Settings
 
@@ -21,6 +22,7 @@ SHUTDOWN_MARGIN_SECONDS = 5
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then let waiting clients go in order. Blocks."""
     logs.configure(as_json=settings.log_json)
+    collector.relax()
     uvloop.run(_serve(settings))
 
 

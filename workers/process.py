@@ -10,6 +10,7 @@ import structlog
 import uvloop
 from dramatiq.brokers.redis import RedisBroker
 
+from carpool import collector
 from carpool import log as logs
 from carpool.background import Background
 from carpool.dispatch import ACTOR, make_broker, run_queue, send_run
@@ -40,6 +41,7 @@ def serve(settings: Settings, backend: str) -> int:
         raise ConfigurationError(f"backends.{backend}: there is no such backend")
     if settings.database_url is None or settings.redis_url is None:
         raise ConfigurationError("database_url and redis_url: a worker needs both")
+    collector.relax()
     return uvloop.run(Worker(settings, backend).serve())
 
 
