@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,6 +27,7 @@ from db.view import view
 READ_TIMEOUT_MARGIN_SECONDS = 5.0
 READ_TIMEOUT_MARGIN_SHARE = 0.1
 RETRY_AFTER_SECONDS = 1
+NOTE_SECONDS = 0.5
 NOTHING = Response(status_code=499)
 """For a client that is gone: nobody reads it."""
 
@@ -70,10 +72,14 @@ async def _answered(
         draining()
         alone = services.waiting.remove(sink)
     if end is None:
-        services.disconnected(ticket, alone=alone)
+        noted = services.disconnected(ticket, alone=alone)
         if disconnect.done():
             return NOTHING
         disconnect.cancel()
+        with suppress(TimeoutError, DatabaseAway, Unavailable):
+            # A retry that comes before this is stored would be taken for new work.
+            async with asyncio.timeout(NOTE_SECONDS):
+                await noted
         return error_response(
             Unavailable(
                 "The answer is not ready yet; the same request, sent again, waits on for it.",

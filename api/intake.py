@@ -10,7 +10,7 @@ import msgspec
 from carpool.errors import InvalidRequest
 from carpool.prefix import prefix_key
 from carpool.states import Endpoint, ServiceClass
-from carpool.wire import DECODERS, Body
+from carpool.wire import DECODERS, Body, CompletionBody, EmbeddingBody
 
 PROMPT_FIELDS: Final = {
     Endpoint.CHAT: b'"messages"',
@@ -44,6 +44,7 @@ def read(endpoint: Endpoint, raw: bytes, *, team_id: int) -> Intake:
         raise InvalidRequest("The model's name is too long.", param="model")
     if endpoint is Endpoint.EMBEDDINGS and body.stream:
         raise InvalidRequest("Embeddings cannot be streamed.", param="stream")
+    _check_prompts(body)
     options = body.stream_options
     begin = raw.find(PROMPT_FIELDS[endpoint])
     return Intake(
@@ -64,6 +65,23 @@ def fingerprint(team_id: int, endpoint: Endpoint, raw: bytes) -> UUID:
     digest = hashlib.sha256(b"%d POST %s\n" % (team_id, endpoint.value.encode()))
     digest.update(raw)
     return UUID(bytes=digest.digest()[:16])
+
+
+def _check_prompts(body: Body) -> None:
+    """Refuse a list that mixes texts and token ids, which no engine takes."""
+    match body:
+        case CompletionBody(prompt=list() as prompts):
+            param = "prompt"
+        case EmbeddingBody(input=list() as prompts):
+            param = "input"
+        case _:
+            return
+    if len({type(prompt) for prompt in prompts}) > 1:
+        raise InvalidRequest(
+            f"Invalid value for '{param}': expected texts, or token ids, or lists of token ids.",
+            param=param,
+            code="invalid_type",
+        )
 
 
 def _decode(endpoint: Endpoint, raw: bytes) -> Body:

@@ -110,12 +110,12 @@ class Services:
         """Note that an answer's last byte was written."""
         self.deliveries.put(ticket.request)
 
-    def disconnected(self, ticket: Ticket, *, alone: bool) -> None:
-        """Note that a connection ended before its answer.
+    def disconnected(self, ticket: Ticket, *, alone: bool) -> asyncio.Future[None]:
+        """Note that a connection ended before its answer; resolves when that is stored.
 
         Where it was ``alone`` to wait for its request, the request's grace begins.
         """
-        self.disconnects.put((ticket.connection, ticket.request if alone else NOBODY))
+        return self.disconnects.put((ticket.connection, ticket.request if alone else NOBODY))
 
     def on_drain(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Be called when this process must end; returns what takes the wish back."""

@@ -1,5 +1,7 @@
 """What became of an answer on its way to the client, and how a retry finds it again."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -27,6 +29,8 @@ values ($1, $2, $3, $4) on conflict do nothing returning connection
 """
 ATTACH = load("attach")
 
+NOTICE_SECONDS = 1.0
+LOOK_SECONDS = 0.05
 RECENT_SECONDS = 2 * 3600
 """How far back a retry is looked up: twice as long as a default client keeps trying."""
 
@@ -64,11 +68,19 @@ async def take_over(
     """Find an undelivered request for a client's retry, and make its next connection ours.
 
     Returns (request id, id of the new connection), or None where the retry is new work. Two
-    retries never take over the same connection, for its end is unique in ``reattachments``.
+    retries never take over the same connection, for its end is unique in ``reattachments``. A retry
+    may come before the end of its last connection was noticed: where one is still open, that end is
+    waited for.
     """
     since = id_at(datetime.now(UTC) - timedelta(seconds=RECENT_SECONDS))
+    give_up = time.monotonic() + NOTICE_SECONDS
     while candidates := await database.fetch(REATTACH, fingerprint, team_id, since):
-        for candidate in candidates:
+        ended = [candidate for candidate in candidates if candidate["ended"]]
+        if not ended:
+            if time.monotonic() > give_up:
+                return None
+            await asyncio.sleep(LOOK_SECONDS)
+        for candidate in ended:
             connection = new_id()
             taken = await database.fetch(
                 TAKE, candidate["connection"], candidate["id"], connection, incarnation

@@ -147,10 +147,13 @@ async def test_what_is_missing_is_named(client: OpenAI, path: str, body: Json, p
         ("/completions", {"prompt": []}, "prompt"),
         ("/completions", {"prompt": [1.5]}, "prompt[0]"),
         ("/completions", {"prompt": {}}, "prompt"),
+        ("/completions", {"prompt": [1, "a"]}, "prompt"),
+        ("/completions", {"prompt": ["a", [1]]}, "prompt"),
         ("/completions", {"prompt": "x", "best_of": 0}, "best_of"),
         ("/completions", {"prompt": "x", "logprobs": True}, "logprobs"),
         ("/embeddings", {"input": []}, "input"),
         ("/embeddings", {"input": ""}, "input"),
+        ("/embeddings", {"input": [[1], 1]}, "input"),
         ("/embeddings", {"input": "x", "dimensions": 0}, "dimensions"),
         ("/embeddings", {"input": "x", "stream": True}, "stream"),
     ],
@@ -241,7 +244,10 @@ async def test_a_huge_string_is_only_text(requests: Requests) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_prompt_longer_than_the_context(stock: Stock, stream: bool) -> None:
-    """A real 400 in both, raised before the first chunk."""
+    """A real 400 in both, raised before the first chunk.
+
+    Only the engine can count its tokens, so the request is taken in; what it leaves is its refusal.
+    """
     long = [{"role": "user", "content": "word " * 9000}]
     with pytest.raises(BadRequestError) as caught:
         await stock(

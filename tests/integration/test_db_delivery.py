@@ -107,6 +107,19 @@ async def test_only_an_undelivered_request_whose_connection_has_ended_is_taken_o
     assert (await bench.row(waiting))["channel"] == api.id
 
 
+async def test_a_retry_that_comes_before_the_end_of_its_last_connection_is_noted(
+    api: Api,
+) -> None:
+    [request] = await api.take_in(1)
+    retry = asyncio.create_task(api.retry())
+    await asyncio.sleep(0.2)
+    assert not retry.done()
+    await api.lose(request)
+    found = await retry
+    assert found is not None
+    assert found[0] == request
+
+
 async def test_a_retry_that_is_lost_too_is_followed_by_the_next_one(
     bench: "Bench", api: Api
 ) -> None:

@@ -3,30 +3,18 @@
 import asyncio
 import os
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from shutil import rmtree
 
 import psutil
 import pytest
 from openai import AsyncOpenAI
 
 from tests.faults.load import in_flight, settled
-from tests.stack import start_stack
-from tests.vllm.tiny_model import build
+from tests.stack import stack_in_temporary_directory
+from tests.vllm.conftest import START_SECONDS, vllm_environment
 
 REQUESTS = 100
-START_SECONDS = 170.0
 WORKER = "worker vllm-1"
-ARGUMENTS = "--enforce-eager --dtype bfloat16 --max-model-len 2048 --max-num-seqs 128"
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="carpool-"))
-    yield path
-    rmtree(path)
 
 
 async def ask(client: AsyncOpenAI, model: str, number: int) -> int:
@@ -44,17 +32,9 @@ async def ask(client: AsyncOpenAI, model: str, number: int) -> int:
 @pytest.mark.vllm
 @pytest.mark.timeout(600)
 async def test_a_killed_worker_leaves_no_engine_and_its_successor_answers_all(
-    directory: Path,
+    tiny_model: Path,
 ) -> None:
-    model = await asyncio.to_thread(build, directory / "tiny")
-    environment = {
-        "CARPOOL_VLLM_MODEL": str(model),
-        "CARPOOL_VLLM_ARGS": ARGUMENTS,
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-    }
-    stack = await asyncio.to_thread(start_stack, directory / "data", environment)
-    try:
+    with stack_in_temporary_directory(vllm_environment(tiny_model)) as stack:
         async with stack.async_client(max_retries=2) as client:
             asking = [asyncio.create_task(ask(client, "tiny", n)) for n in range(REQUESTS)]
             await in_flight(stack, REQUESTS, START_SECONDS)
@@ -71,6 +51,3 @@ async def test_a_killed_worker_leaves_no_engine_and_its_successor_answers_all(
         assert await stack.value("select count(*) from results where outcome = 0") == REQUESTS
         assert await stack.value("select count(*) from attempts") == REQUESTS
         assert stack.pid(WORKER) != worker.pid
-    finally:
-        if stack.process.poll() is None:
-            await asyncio.to_thread(stack.stop)

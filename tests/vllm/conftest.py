@@ -1,0 +1,39 @@
+"""A whole Carpool over a real vLLM, shared by the tests that do it no harm."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+
+from tests.stack import Stack, stack_in_temporary_directory
+from tests.vllm.tiny_model import build
+
+START_SECONDS = 170.0
+ARGUMENTS = "--enforce-eager --dtype bfloat16 --max-model-len 2048 --max-num-seqs 128"
+
+
+def vllm_environment(model: Path) -> dict[str, str]:
+    """What lets `carpool up` serve a model on the CPU."""
+    return {
+        "CARPOOL_VLLM_MODEL": str(model),
+        "CARPOOL_VLLM_ARGS": ARGUMENTS,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Iterator[Path]:
+    """The directory of the tiny model, whose last part is its name."""
+    directory = Path(tempfile.mkdtemp(prefix="carpool-"))
+    yield build(directory / "tiny")
+    rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def stack(tiny_model: Path) -> Iterator[Stack]:
+    """`carpool up` with the tiny model; ready before its engine is."""
+    with stack_in_temporary_directory(vllm_environment(tiny_model)) as started:
+        yield started
