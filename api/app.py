@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import health, models, requests
+from api import batches, health, models, requests
 from api.inference import NOTHING, endpoint
 from api.responses import REQUEST_PREFIX, error_response
 from api.services import Services
@@ -26,6 +26,13 @@ ROUTES = [
     *(Route(path, endpoint(path), methods=["POST"]) for path in Endpoint),
     Route("/v1/models", models.list_models),
     Route("/v1/models/{model:path}", models.retrieve),
+    Route("/v1/batches", batches.create, methods=["POST"]),
+    Route("/v1/batches", batches.list_all),
+    Route("/v1/batches/{id}", batches.retrieve),
+    Route("/v1/batches/{id}/cancel", batches.cancel, methods=["POST"]),
+    Route("/v1/batches/{id}/events", batches.events),
+    Route("/v1/batches/{id}/results", batches.results),
+    Route("/v1/batches/{id}/retry", batches.retry, methods=["POST"]),
     Route("/v1/requests", requests.list_requests),
     Route("/v1/requests/{id}", requests.retrieve),
     Route("/v1/requests/{id}", requests.cancel, methods=["DELETE"]),

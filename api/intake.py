@@ -60,9 +60,9 @@ def read(endpoint: Endpoint, raw: bytes, *, team_id: int) -> Intake:
     )
 
 
-def fingerprint(team_id: int, endpoint: Endpoint, raw: bytes) -> UUID:
+def fingerprint(team_id: int, path: str, raw: bytes) -> UUID:
     """By which a retry is known: 128 bits of SHA-256 over team, method, path and body."""
-    digest = hashlib.sha256(b"%d POST %s\n" % (team_id, endpoint.value.encode()))
+    digest = hashlib.sha256(b"%d POST %s\n" % (team_id, path.encode()))
     digest.update(raw)
     return UUID(bytes=digest.digest()[:16])
 
@@ -91,7 +91,7 @@ def _decode(endpoint: Endpoint, raw: bytes) -> Body:
         body: Body = DECODERS[endpoint].decode(raw)
         return body
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
+        raise refusal(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(
             "We could not parse the JSON body of your request. "
@@ -104,7 +104,8 @@ def _decode(endpoint: Endpoint, raw: bytes) -> Body:
         ) from None
 
 
-def _refusal(reason: str) -> InvalidRequest:
+def refusal(reason: str) -> InvalidRequest:
+    """What a client is told, from msgspec's words for what it found."""
     place = _PLACE.match(reason)
     assert place is not None
     what, path = place["what"], (place["path"] or "").removesuffix("[...]") or None

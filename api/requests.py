@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from api.objects import request_object
+from api.query import limit_of, wait_of
 from api.responses import JSON, REQUEST_PREFIX
 from api.services import Services
 from api.sinks import AnswerSink
@@ -22,7 +23,6 @@ from db.keys import Identity
 from db.sweeper import tell_ended
 from db.view import MAX_PAGE, RequestView, page, view
 
-MAX_WAIT_SECONDS = 300.0
 ENDED = (
     RequestStatus.COMPLETED,
     RequestStatus.FAILED,
@@ -34,7 +34,7 @@ ENDED = (
 async def retrieve(request: Request) -> Response:
     """``GET /v1/requests/{id}?wait=SECONDS``: at once, or when it has ended, or the time is up."""
     services, identity, identifier = await _addressed(request)
-    wait = _seconds(request.query_params.get("wait"))
+    wait = wait_of(request.query_params)
     seen = await _seen(services, identity, identifier)
     if wait and seen.status not in ENDED:
         sink = AnswerSink()
@@ -78,7 +78,7 @@ async def list_requests(request: Request) -> Response:
     services: Services = request.app.state.services
     identity = await services.keys.identify(request)
     query = request.query_params
-    limit = _limit(query.get("limit", "20"))
+    limit = limit_of(query, most=MAX_PAGE)
     after = query.get("after")
     found = await page(
         services.database,
@@ -141,28 +141,6 @@ async def _seen(services: Services, identity: Identity, identifier: UUID) -> Req
     if seen is None:
         raise NotFound(f"No request with the id '{REQUEST_PREFIX}{identifier.hex}' exists.")
     return seen
-
-
-def _seconds(text: str | None) -> float:
-    try:
-        seconds = float(text or 0)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds <= MAX_WAIT_SECONDS:
-        raise InvalidRequest(
-            f"Invalid value for 'wait': expected 0 to {MAX_WAIT_SECONDS:.0f} seconds.",
-            param="wait",
-        )
-    return seconds
-
-
-def _limit(text: str) -> int:
-    # Python refuses to read thousands of digits.
-    if not text.isdecimal() or len(text) > len(str(MAX_PAGE)) or not 1 <= int(text) <= MAX_PAGE:
-        raise InvalidRequest(
-            f"Invalid value for 'limit': expected an integer from 1 to {MAX_PAGE}.", param="limit"
-        )
-    return int(text)
 
 
 def _model(text: str | None) -> str | None:

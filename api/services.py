@@ -10,6 +10,7 @@ from uuid import UUID
 import structlog
 
 from api.auth import KeyRing
+from api.batch_watch import BatchWatch
 from api.catalog import Catalog
 from api.waiting import Waiting
 from carpool import metrics
@@ -19,6 +20,7 @@ from carpool.doorbell import Doorbell
 from carpool.errors import ConfigurationError
 from carpool.ids import new_id
 from carpool.settings import Settings
+from carpool.store import open_store
 from db.database import Database, DatabaseAway, Lane
 from db.delivery import attach_all, store_deliveries, store_disconnects
 from db.group import GroupCommit
@@ -61,6 +63,8 @@ class Services:
         self.keys = KeyRing(self.database)
         self.catalog = Catalog(self.database)
         self.waiting = Waiting(self.incarnation, self.database, self.doorbell, self._changed)
+        self.store = open_store(settings)
+        self.batch_watch = BatchWatch(self.doorbell)
         self.submissions: GroupCommit[Submission, None] = GroupCommit(
             self.database,
             submit,
@@ -76,7 +80,7 @@ class Services:
         )
         self._on_drain: dict[Callable[[], None], None] = {}
         self._process = Process(self.incarnation, "api", settings.seat)
-        self._broker = make_broker(redis_url, timeout_seconds=settings.redis_timeout_seconds)
+        self.broker = make_broker(redis_url, timeout_seconds=settings.redis_timeout_seconds)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -89,9 +93,10 @@ class Services:
         background.start(
             self.doorbell.serve(),
             self.waiting.listen(),
+            self.batch_watch.listen(),
             self.waiting.poll(self.settings.poll_seconds),
             self._beat(lane),
-            Sweeper(self.settings, self.database, self.doorbell, self._broker).serve(),
+            Sweeper(self.settings, self.database, self.doorbell, self.broker).serve(),
         )
         try:
             yield
@@ -104,11 +109,16 @@ class Services:
                 log.warning("process_not_left", error=str(error))
             await lane.close()
             await self.doorbell.close()
+            await self.store.close()
             await self.database.close()
 
     def delivered(self, ticket: Ticket) -> None:
         """Note that an answer's last byte was written."""
         self.deliveries.put(ticket.request)
+
+    def note_delivery(self, created: UUID) -> None:
+        """Note that a client was told of what it created."""
+        self.deliveries.put(created)
 
     def disconnected(self, ticket: Ticket, *, alone: bool) -> asyncio.Future[None]:
         """Note that a connection ended before its answer; resolves when that is stored.

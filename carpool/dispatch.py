@@ -1,8 +1,12 @@
-"""Run messages: hints through dramatiq that a backend has work and no run.
+"""Messages through dramatiq: a backend has work and no run, a batch needs a job.
 
-A message has no meaning of its own. Whether a run may start is decided by a slot row in Postgres;
-a message too many ends at once, and a lost one is sent again by the sweep.
+A message has no meaning of its own. Whether a run may start is decided by a slot row in Postgres,
+whether a batch has a job by the owner in its row; a message too many ends at once, and a lost one
+is sent again by the sweep.
 """
+
+from collections.abc import Iterable
+from uuid import UUID
 
 from dramatiq import Message
 from dramatiq.brokers.redis import RedisBroker
@@ -10,6 +14,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 ACTOR = "run"
+JOBS_QUEUE = "jobs"
+JOBS_ACTOR = "advance"
+MAX_JOB_MESSAGES = 1000
+"""With so many waiting, no further ones are sent: the sweep will."""
 
 
 def run_queue(backend: str) -> str:
@@ -27,6 +35,27 @@ def make_broker(redis_url: str, *, timeout_seconds: float) -> RedisBroker:
         namespace="carpool",
         middleware=[],
     )
+
+
+def send_jobs(broker: RedisBroker, batches: Iterable[UUID]) -> bool:
+    """Send a message for each batch that needs a job; False where Redis is away. Blocks."""
+    try:
+        if JOBS_QUEUE not in broker.queues:
+            broker.declare_queue(JOBS_QUEUE)
+        if broker.do_qsize(JOBS_QUEUE) < MAX_JOB_MESSAGES:
+            for batch in batches:
+                broker.enqueue(
+                    Message(
+                        queue_name=JOBS_QUEUE,
+                        actor_name=JOBS_ACTOR,
+                        args=(batch.hex,),
+                        kwargs={},
+                        options={},
+                    )
+                )
+    except (RedisError, OSError):
+        return False
+    return True
 
 
 def send_run(broker: RedisBroker, backend: str) -> bool:

@@ -1,7 +1,7 @@
 """Redis: the doorbell. Every call has a time limit, and none may hold up or lose a request."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 import structlog
@@ -9,8 +9,17 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from carpool.notices import Bell, Notice, api_channel, backend_channel, encode, run_channel
+from carpool.notices import (
+    BatchNotice,
+    Bell,
+    Notice,
+    api_channel,
+    backend_channel,
+    encode,
+    run_channel,
+)
 
+Message = Bell | Notice | BatchNotice
 RECONNECT_SECONDS = 0.5
 PING_SECONDS = 5.0
 log = structlog.get_logger()
@@ -27,7 +36,7 @@ class Doorbell:
             socket_connect_timeout=timeout_seconds,
             protocol=2,
         )
-        self._pending: dict[str, list[Bell | Notice]] = {}
+        self._pending: dict[str, list[Message]] = {}
         self._wake = asyncio.Event()
         self.publication = 0
         """Grows with each publication; what was put under its present value is not sent yet."""
@@ -46,12 +55,17 @@ class Doorbell:
         """Tell one run."""
         self._put(run_channel(run), bell)
 
+    def tell_of_batches(self, channel: str, batches: Iterable[UUID]) -> None:
+        """Tell those who watch batches, or those who work on them."""
+        for batch in batches:
+            self._put(channel, BatchNotice(batch))
+
     def announce(self, channel: str) -> None:
         """Publish an empty message."""
         self._pending.setdefault(channel, [])
         self._wake.set()
 
-    def _put(self, channel: str, message: Bell | Notice) -> None:
+    def _put(self, channel: str, message: Message) -> None:
         waiting = self._pending.get(channel)
         if waiting is None:
             self._pending[channel] = [message]
@@ -68,7 +82,7 @@ class Doorbell:
             self.publication += 1
             await self.publish(pending)
 
-    async def publish(self, messages: Mapping[str, Sequence[Bell | Notice]]) -> None:
+    async def publish(self, messages: Mapping[str, Sequence[Message]]) -> None:
         """Publish now, one message a channel."""
         try:
             async with asyncio.timeout(self._timeout):

@@ -15,6 +15,7 @@ CarpoolError
 ├── BackendError                 what a backend reports of one request
 │   ├── PassingError             the request returns to the queue and is tried again
 │   └── EngineDied               the engine is gone, and with it all that it held
+├── FileMissing                  the file store has no such object
 └── ConfigurationError           a setting is wrong; names its key, never a secret
 """
 
@@ -157,6 +158,10 @@ class PassingError(BackendError):
 
 class EngineDied(BackendError):
     """The engine process is gone; every request that it held is lost, none is to blame yet."""
+
+
+class FileMissing(CarpoolError):
+    """The file store has no object under a key."""
 
 
 class ConfigurationError(CarpoolError):

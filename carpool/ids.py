@@ -8,6 +8,7 @@ from uuid import UUID
 
 from carpool.errors import NotFound
 
+LINE_BITS = 32
 _HEXADECIMAL = re.compile(r"[0-9a-f]{32}")
 _last_milliseconds = 0
 _sequence = 0
@@ -29,6 +30,24 @@ def new_id() -> UUID:
     tail = int.from_bytes(os.urandom(8), "big") >> 2
     value = (_last_milliseconds << 80) | (0x7 << 76) | (_sequence << 64) | (0b10 << 62) | tail
     return UUID(int=value)
+
+
+def new_batch_id() -> UUID:
+    """A UUIDv7 whose low 32 bits are free for the numbers of the batch's lines."""
+    return UUID(int=new_id().int >> LINE_BITS << LINE_BITS)
+
+
+def line_id(batch: UUID, number: int) -> UUID:
+    """The id of the request in a batch's line, 1-based: the same however often the file is read.
+
+    In the order of ids the lines of a batch follow each other, with nothing between.
+    """
+    return UUID(int=batch.int | number)
+
+
+def line_bounds(batch: UUID) -> tuple[UUID, UUID]:
+    """The smallest and the largest id that a line of the batch may have."""
+    return batch, UUID(int=batch.int | (1 << LINE_BITS) - 1)
 
 
 def id_at(moment: datetime) -> UUID:

@@ -43,11 +43,12 @@ Notice = Finished | Delta | Lost
 
 
 class Waiting(msgspec.Struct, array_like=True, tag="w", frozen=True, gc=False):
-    """Rows of a (model, class, team) may be claimed."""
+    """Rows of a (model, class, team, rank) may be claimed."""
 
     model: str
     service_class: int
     team_id: int
+    rank: int = 0
 
 
 class Gone(msgspec.Struct, array_like=True, tag="g", frozen=True, gc=False):
@@ -59,8 +60,16 @@ class Gone(msgspec.Struct, array_like=True, tag="g", frozen=True, gc=False):
 
 Bell = Waiting | Gone
 
+
+class BatchNotice(msgspec.Struct, array_like=True, tag="b", frozen=True, gc=False):
+    """Something is the matter with a batch; the channel says what."""
+
+    id: UUID
+
+
 encode = msgspec.msgpack.Encoder().encode
 decode_notices = msgspec.msgpack.Decoder(list[Notice]).decode
+decode_batches = msgspec.msgpack.Decoder(list[BatchNotice]).decode
 decode_bells = msgspec.msgpack.Decoder(list[Bell]).decode
 
 
@@ -81,5 +90,9 @@ def run_channel(run: UUID) -> str:
 
 CHANGED_CHANNEL = "carpool:changed"
 """Says that keys or routes have changed, to whoever keeps them in memory."""
+BATCHES_CHANNEL = "carpool:batches"
+"""Batches that have another status or other counts, for those who watch them."""
+JOBS_CHANNEL = "carpool:jobs"
+"""Batches that need a job now. A hint beside dramatiq's message, which an idle worker sees late."""
 MAX_INLINE_BYTES = 256 * 1024
 """A larger result is read from Postgres instead."""

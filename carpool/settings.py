@@ -63,11 +63,20 @@ BackendSettings = Annotated[
 ]
 
 
+class ModelPrice(_Frozen):
+    """US dollars for a million tokens."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
 class ModelSettings(_Frozen):
     """A model name, the backends that may answer it, and its name there."""
 
     backends: tuple[str, ...] = Field(min_length=1)
     upstream: str | None = None
+    batch_price: ModelPrice | None = None
+    """Of work in batches; a dry run tells what a file will cost with it."""
 
 
 class _File(_Frozen):
@@ -94,6 +103,13 @@ class Settings(BaseSettings):
     """Given by a supervisor that knows that the seat's last holder is dead."""
 
     max_body_bytes: int = Field(default=10_000_000, ge=1)
+    max_batch_requests: int = Field(default=50_000, ge=1)
+    max_batch_inputs: int = Field(default=50_000, ge=1)
+    """Of embeddings, over all requests of a batch."""
+    max_batch_errors: int = Field(default=100, ge=1)
+    """How many errors of an invalid batch are reported."""
+    max_enqueued_tokens: int | None = Field(default=None, ge=1)
+    """Of a team's open batches of one model, estimated; None sets no limit."""
     max_attempts: int = Field(default=5, ge=1)
     heartbeat_seconds: float = Field(default=2, gt=0)
     health_seconds: float = Field(default=10, gt=0)

@@ -64,6 +64,43 @@ class RequestStatus(StrEnum):
         return cls[outcome.name]
 
 
+class FileState(IntEnum):
+    """The state of a row of ``files`` or ``upload_parts``, whose bytes lie in the file store."""
+
+    PENDING = 0
+    """Being written by a process (``writer``), and seen by nobody else. Left by its end; what a
+    dead process leaves behind is removed by the cleaning job."""
+
+    READY = 1
+    """Whole, and may be read. Left by a delete, or when it expires."""
+
+    DELETED = 2
+    """Gone for clients. The cleaning job removes bytes and row once no open batch reads it."""
+
+
+class BatchStatus(IntEnum):
+    """The status of a batch; those below COMPLETED are open, and must be moved on by someone."""
+
+    VALIDATING = 0
+    """The ingestion job reads the file; no row is queued yet. A crash lets it begin anew."""
+
+    IN_PROGRESS = 1
+    """The file is valid; its lines are being queued, or all are. Each chunk of lines commits with
+    the place where the file is to be read on, so that a crash doubles none."""
+
+    FINALIZING = 2
+    """Every line has its result, or, when it expires, none will come; files are being written. A
+    crash lets the finalizer write the same files again."""
+
+    CANCELLING = 3
+    """Nothing of it is claimed any more; the sweep ends what is left, then files are written."""
+
+    COMPLETED = 4
+    FAILED = 5
+    EXPIRED = 6
+    CANCELLED = 7
+
+
 class Endpoint(StrEnum):
     """An API path that becomes a request; the value is the path."""
 

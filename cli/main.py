@@ -18,6 +18,31 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(name="keys", help="Make, list and revoke keys.", no_args_is_help=True)
 app.add_typer(keys_app)
+batches_app = typer.Typer(
+    name="batches",
+    help="Look after batches. The server is that of OPENAI_BASE_URL, else the local one.",
+    no_args_is_help=True,
+)
+app.add_typer(batches_app)
+
+SUBMIT_HELP = (
+    "Submit a file of prompts or requests as batches, and gather the results.\n\n"
+    "FILE is in OpenAI's batch format, and is sent as it is; or each of its rows is a prompt: the "
+    "field `prompt` or `text` (or the only one) of a JSONL object or CSV row, a JSON string, a "
+    "line of text. OUTPUT has the rows in their order, each with custom_id, answer, error and "
+    "usage; of a file in OpenAI's format, the lines of its batches.\n\n"
+    "What has come so far is in OUTPUT.partial, and what --resume needs in OUTPUT.state.json; "
+    "--resume takes the other options from there.\n\n"
+    "The server is that of OPENAI_BASE_URL, with OPENAI_API_KEY; else that of the local "
+    "`carpool up`."
+)
+EXIT_CODES = (
+    "Exit codes: 0 all succeeded (with --no-watch: are submitted; with --dry-run: would be "
+    "accepted). 1 it cannot go on: no connection, a refused key, an error of the server. 2 wrong "
+    "use or bad input, told by its lines. 3 finished, but some requests failed. 4 cancelled or "
+    "expired before all was done. 130 interrupted: the batches go on, and --resume gathers their "
+    "results."
+)
 
 DataDir = Annotated[Path | None, typer.Option(help="Where data lie. [default: ~/.carpool]")]
 ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file of backends and models.")]
@@ -84,6 +109,16 @@ def worker(
         known = ", ".join(settings.backends)
         raise ConfigurationError(f"backend: there is no '{backend}'; there is {known}")
     raise typer.Exit(serve(connected(settings), backend))
+
+
+@app.command()
+def jobs(data_dir: DataDir = None, config: ConfigFile = None) -> None:
+    """Run a process that moves batches on and cleans up; any number may run."""
+    from carpool.settings import load
+    from cli.connection import connected
+    from workers.jobs.process import serve
+
+    raise typer.Exit(serve(connected(load(data_dir=data_dir, config=config))))
 
 
 @app.command()
@@ -163,6 +198,117 @@ def revoke_key(
     from cli.connection import connected
 
     asyncio.run(keys.revoke(connected(load(data_dir=data_dir)), key))
+
+
+@app.command(help=SUBMIT_HELP, epilog=EXIT_CODES)
+def submit(
+    file: Annotated[Path, typer.Argument(help="A .jsonl, .csv or .txt of prompts or requests.")],
+    model: Annotated[str | None, typer.Option(help="Default: the only one there is.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Default: /v1/chat/completions.")] = None,
+    window: Annotated[str | None, typer.Option(help="30m, 2h, 7d, …; default: 24h.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Default: FILE.results.jsonl.")] = None,
+    watch: Annotated[bool, typer.Option(help="Wait for the results and gather them.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate alone.")] = False,
+    template: Annotated[str | None, typer.Option(help="The prompt: 'Translate: {text}'.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message for each prompt.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of each answer.")] = None,
+    column: Annotated[str | None, typer.Option(help="The field that is the prompt.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="The field that is the custom_id.")] = None,
+    priority: Annotated[int | None, typer.Option(min=-100, max=100, help="High is first.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="key=value, more than once.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    from carpool.settings import load
+    from cli.bulk.address import find_address
+    from cli.bulk.options import Options, parse_metadata
+    from cli.bulk.plan import Limits
+    from cli.bulk.submit import Wish, find_paths
+    from cli.bulk.submit import submit as run
+
+    settings = load(data_dir=data_dir)
+    options = Options(
+        model=model,
+        endpoint=endpoint,
+        window=window,
+        template=template,
+        system=system,
+        max_tokens=max_tokens,
+        column=column,
+        id_column=id_column,
+        priority=priority,
+        metadata=parse_metadata(metadata or ()),
+    )
+    wish = Wish(
+        paths=find_paths(file, output),
+        options=options,
+        address=find_address(settings),
+        limits=Limits(requests=settings.max_batch_requests),
+        watch=watch,
+        resume=resume,
+        dry_run=dry_run,
+    )
+    raise typer.Exit(run(wish))
+
+
+BatchId = Annotated[str, typer.Argument(metavar="ID", help="batch_…")]
+
+
+@batches_app.command("list")
+def list_batches(
+    limit: Annotated[int, typer.Option(min=1, help="The newest of them.")] = 20,
+    data_dir: DataDir = None,
+) -> None:
+    """List the team's batches."""
+    from carpool.settings import load
+    from cli.bulk import batches
+    from cli.bulk.address import find_address
+
+    asyncio.run(batches.show_list(find_address(load(data_dir=data_dir)), limit))
+
+
+@batches_app.command("show")
+def show_batch(batch: BatchId, data_dir: DataDir = None) -> None:
+    """Show all of a batch, its errors among it."""
+    from carpool.settings import load
+    from cli.bulk import batches
+    from cli.bulk.address import find_address
+
+    asyncio.run(batches.show(find_address(load(data_dir=data_dir)), batch))
+
+
+@batches_app.command("cancel")
+def cancel_batch(batch: BatchId, data_dir: DataDir = None) -> None:
+    """Stop a batch; what is done stays done."""
+    from carpool.settings import load
+    from cli.bulk import batches
+    from cli.bulk.address import find_address
+
+    asyncio.run(batches.cancel(find_address(load(data_dir=data_dir)), batch))
+
+
+@batches_app.command("retry")
+def retry_batch(batch: BatchId, data_dir: DataDir = None) -> None:
+    """Make a new batch of the failed requests of one that has ended, and print its id."""
+    from carpool.settings import load
+    from cli.bulk import batches
+    from cli.bulk.address import find_address
+
+    asyncio.run(batches.retry(find_address(load(data_dir=data_dir)), batch))
+
+
+@batches_app.command("download")
+def download_batch(
+    batch: BatchId,
+    output: Annotated[Path | None, typer.Option(help="Default: ID.output.jsonl.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the output of a batch, and its errors beside it to ….errors.jsonl."""
+    from carpool.settings import load
+    from cli.bulk import batches
+    from cli.bulk.address import find_address
+
+    asyncio.run(batches.download(find_address(load(data_dir=data_dir)), batch, output))
 
 
 def main() -> None:

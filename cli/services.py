@@ -72,6 +72,11 @@ def worker_services(settings: Settings, *, each: int) -> Iterator[Service]:
             yield _carpool(f"{backend}-{number}", arguments, settings)
 
 
+def jobs_service(settings: Settings) -> Service:
+    """The jobs: batches and cleaning."""
+    return _carpool("jobs", ("jobs",), settings)
+
+
 def log_file(settings: Settings, name: str) -> Path:
     """The log of an embedded server; one that has grown large is put aside first."""
     path = settings.directory / "logs" / f"{name}.log"
@@ -92,7 +97,7 @@ def _carpool(
     """A command of our own; its seat stays its own over restarts."""
     return Service(
         command=Command(
-            name=role if role == "api" else f"worker {role}",
+            name=role if role in ("api", "jobs") else f"worker {role}",
             argv=(*_CARPOOL, *arguments),
             environment=_environment(settings, role),
             inherits=inherits,

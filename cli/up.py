@@ -23,6 +23,7 @@ from cli.process_record import RecordFile, end_recorded, read_record
 from cli.services import (
     STOP_MARGIN_SECONDS,
     api_service,
+    jobs_service,
     log_file,
     postgres_service,
     valkey_service,
@@ -68,7 +69,11 @@ async def _start(settings: Settings, workers: int, supervisor: Supervisor, began
     assert settings.database_url is not None
     with database_errors():
         await asyncio.to_thread(migrate, settings.database_url.get_secret_value())
-    services = [api_service(settings), *worker_services(settings, each=workers)]
+    services = [
+        api_service(settings),
+        jobs_service(settings),
+        *worker_services(settings, each=workers),
+    ]
     connection = await _connection(settings)
     await asyncio.gather(*(supervisor.start(service) for service in services))
     write_connection(settings.directory, connection)

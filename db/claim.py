@@ -20,6 +20,8 @@ WAITING = load("waiting")
 BODIES = """
 select r.id, r.body from unnest($1::uuid[]) as claimed(id) join requests r on r.id = claimed.id
 """
+# Read after the claim, so that whoever was told of a cancel sees nothing claimed after it run.
+STOPPED = "select id from batches where id = any($1::uuid[]) and (status <> 1 or expiring)"
 
 NO_ID = UUID(int=0)
 LOWEST_PREFIX = -(2**63)
@@ -39,17 +41,23 @@ class Claim(msgspec.Struct, frozen=True):
     lost: int
     channel: UUID | None
     prefix_key: int
+    rank: int
+    batch_id: UUID | None
     upstream: str
     body: bytes
+    stopped: bool
+    """Of a batch that was cancelled, or has expired: not to be run, for the sweep ends it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Rows that wait alike: those of one model, class and team; or suspects lost alike."""
+    """Rows that wait alike: those of one model, class, team and rank; or suspects lost alike."""
 
     model: str
     service_class: ServiceClass
     team_id: int
+    rank: int = 0
+    """Of batches alone: lower goes first within its team."""
     lost: int = 0
     """Above 0: the suspects of the model that were lost so often, of whatever team."""
 
@@ -80,6 +88,7 @@ async def waiting(lane: Lane, backend: str) -> list[First]:
                 model=row["model"],
                 service_class=ServiceClass(row["class"]),
                 team_id=row["team_id"],
+                rank=row["rank"],
                 lost=row["lost"],
             ),
             row["prefix_key"],
@@ -104,18 +113,23 @@ async def claim(lane: Lane, run: UUID, backend: str, picks: Sequence[Pick]) -> l
             CLAIM_SUSPECTS, run, backend, first.model, first.lost, picks[0].take
         )
     elif first.service_class is ServiceClass.BATCH:
+        ranks = [pick.group.rank for pick in picks]
         keys = [pick.after_key for pick in picks]
-        rows = await lane.fetch(CLAIM_BY_PREFIX, run, backend, models, teams, keys, after, takes)
+        rows = await lane.fetch(
+            CLAIM_BY_PREFIX, run, backend, models, teams, ranks, keys, after, takes
+        )
     else:
         classes = [pick.group.service_class for pick in picks]
         rows = await lane.fetch(CLAIM_BY_AGE, run, backend, models, classes, teams, after, takes)
     if not rows:
         return []
     bodies = dict(await lane.fetch(BODIES, [row["id"] for row in rows]))
-    claims = [Claim(*(*row, bodies[row["id"]])) for row in rows]
+    batches = {row["batch_id"] for row in rows} - {None}
+    stopped = {row["id"] for row in await lane.fetch(STOPPED, batches)} if batches else set()
+    claims = [Claim(*(*row, bodies[row["id"]], row["batch_id"] in stopped)) for row in rows]
     # Rows come back in the order of their place in the table.
     if first.service_class is ServiceClass.BATCH:
-        claims.sort(key=lambda claim: (claim.prefix_key, claim.id))
+        claims.sort(key=lambda claim: (claim.rank, claim.prefix_key, claim.id))
     else:
         claims.sort(key=lambda claim: claim.id)
     return claims

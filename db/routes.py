@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from carpool.settings import ModelSettings
-from db.database import Database
+from db.database import Database, Fetches
 
 ENSURE = """
 insert into routes (model, backend, upstream, position)
@@ -62,3 +62,9 @@ async def list_routes(database: Database) -> list[Route]:
             text("select model, backend, upstream from routes order by model, position, backend")
         )
         return [Route(**row) for row in rows.mappings()]
+
+
+async def backends_of(database: Fetches, model: str) -> list[str]:
+    """The backends that a route leads to from a model, live or not."""
+    rows = await database.fetch("select backend from routes where model = $1", model)
+    return [row["backend"] for row in rows]

@@ -15,7 +15,6 @@ from db.end import ABANDONED, CONDEMNED, EXPIRED, Ended, Ending, end_requests
 from db.sql import load
 
 LOSE = load("lose")
-FOLD = load("fold")
 END_DEAD_PROCESSES = """
 update processes set ended_at = now()
 where ended_at is null and heartbeat_at < now() - make_interval(secs => $1)
@@ -60,7 +59,7 @@ where ctid = any(array(
     select ctid from queue where state = 2 and not_before <= now()
     order by not_before limit $1 for update skip locked
 ))
-returning model, class, team_id
+returning model, class, team_id, rank
 """
 OVERDUE = "select id from queue where deadline <= now() order by deadline limit $1"
 FORSAKEN = "select id from queue where abandon_at <= now() order by abandon_at limit $1"
@@ -80,7 +79,6 @@ FORGET_RUNS = "delete from runs where ended_at < now() - interval '7 days'"
 
 CHUNK_ROWS = 2000
 """How many rows one transaction changes at most, so that none lasts long."""
-FOLD_ROWS = 20_000
 STREAM_DELAY_SECONDS = 2.0
 
 
@@ -110,7 +108,6 @@ async def sweep(database: Fetches, *, lease_seconds: float, grace_seconds: float
     swept.waiting.extend(_groups(promoted))
     swept.ended.extend(await _end(database, OVERDUE, EXPIRED))
     swept.ended.extend(await _end(database, FORSAKEN, ABANDONED))
-    await database.fetch(FOLD, FOLD_ROWS)
     swept.unserved.extend(row["backend"] for row in await database.fetch(UNSERVED))
     return swept
 
@@ -150,5 +147,5 @@ async def _end(database: Fetches, query: str, ending: Ending) -> list[Ended]:
 
 
 def _groups(rows: Sequence[dict[str, object]]) -> list[Waiting]:
-    groups = {(row["model"], row["class"], row["team_id"]) for row in rows}
+    groups = {(row["model"], row["class"], row["team_id"], row["rank"]) for row in rows}
     return [Waiting(*group) for group in groups]  # type: ignore[arg-type]

@@ -5,19 +5,21 @@ sweeping up after it. Two sweeps at once do no harm, only the same work twice.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import asyncpg
 import structlog
 from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy.exc import DBAPIError
 
-from carpool.dispatch import send_run
+from carpool.dispatch import send_jobs, send_run
 from carpool.doorbell import Doorbell
 from carpool.ids import new_id
-from carpool.notices import Gone, Waiting
+from carpool.notices import BATCHES_CHANNEL, JOBS_CHANNEL, Gone, Waiting
 from carpool.settings import Settings
+from db.batch_sweep import sweep_batches
 from db.database import Database, DatabaseAway, Lane
 from db.end import Ended
 from db.idempotency import FORGET as FORGET_KEYS
@@ -92,6 +94,10 @@ class Sweeper:
         if swept.dead_runs:
             log.warning("runs_ended_by_sweep", runs=[str(run) for run in swept.dead_runs])
         await self._tell(lane, swept)
+        batches = await sweep_batches(lane)
+        tell_ended(self._doorbell, batches.ended)
+        self._doorbell.tell_of_batches(BATCHES_CHANNEL, batches.changed)
+        await dispatch_jobs(self._doorbell, self._broker, batches.idle)
 
     async def _tell(self, lane: Lane, swept: Swept) -> None:
         for channel, lost in swept.lost:
@@ -110,6 +116,13 @@ class Sweeper:
         days = self._settings.retention_days
         if days is not None:
             await drop_partitions(self._database, datetime.now(UTC) - timedelta(days=days))
+
+
+async def dispatch_jobs(doorbell: Doorbell, broker: RedisBroker, batches: Sequence[UUID]) -> None:
+    """Have jobs move batches on: a message for each, and a bell for whoever is idle."""
+    if batches:
+        doorbell.tell_of_batches(JOBS_CHANNEL, batches)
+        await asyncio.to_thread(send_jobs, broker, batches)
 
 
 def tell_ended(doorbell: Doorbell, ended: Iterable[Ended]) -> None:

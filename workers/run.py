@@ -125,6 +125,8 @@ class Run:
         claims = await claim(lane, self.id, self._backend.name, picks)
         self._scheduler.settle(picks, claims, settled=settled)
         for claimed in claims:
+            if claimed.stopped:
+                continue
             task = asyncio.create_task(self._execute(claimed))
             self._held[claimed.id] = (claimed.epoch, task)
             task.add_done_callback(partial(self._let_go, claimed))
@@ -223,6 +225,7 @@ class Run:
                         model=bell.model,
                         service_class=ServiceClass(bell.service_class),
                         team_id=bell.team_id,
+                        rank=bell.rank,
                     )
                     self._scheduler.note(group, settled=_settled())
                     self._wake.set()

@@ -83,8 +83,7 @@ class Scheduler:
             del self._waiting[group]
             together = 1 if group.lost >= ALONE_AFTER_LOSSES else SUSPECT_GROUP
             return [Pick(group=group, take=min(free, together))]
-        first = min(group.service_class for group in self._waiting)
-        groups = [group for group in self._waiting if group.service_class == first]
+        groups = self._first()
         share, rest = divmod(free, len(groups))
         picks = []
         for place, group in enumerate(groups):
@@ -94,6 +93,16 @@ class Scheduler:
                 cursor = self._cursors[group]
                 picks.append(Pick(group=group, take=take, after=cursor.id, after_key=cursor.key))
         return picks
+
+    def _first(self) -> list[Group]:
+        """The groups whose turn it is: of the first class, and of each team the first rank."""
+        first = min(group.service_class for group in self._waiting)
+        groups = [group for group in self._waiting if group.service_class == first]
+        ranks: dict[tuple[str, int], int] = {}
+        for group in groups:
+            team = (group.model, group.team_id)
+            ranks[team] = min(group.rank, ranks.get(team, group.rank))
+        return [group for group in groups if group.rank == ranks[group.model, group.team_id]]
 
     def settle(self, picks: Sequence[Pick], claims: Sequence[Claim], *, settled: UUID) -> None:
         """Learn what the picks brought.
@@ -114,6 +123,7 @@ class Scheduler:
                 if claim.model == group.model
                 and claim.team_id == group.team_id
                 and claim.service_class == group.service_class
+                and claim.rank == group.rank
             ]
             full = len(mine) >= pick.take
             cursor = self._cursors[group]

@@ -14,5 +14,5 @@ where
     and (select true from runs where id = $1 and ended_at is null for share)
 returning
     q.id, q.epoch, q.team_id, q.class, q.endpoint, q.model, q.streamed, q.attempts, q.lost,
-    q.channel, q.prefix_key,
+    q.channel, q.prefix_key, q.rank, q.batch_id,
     (select r.upstream from routes r where r.backend = $2 and r.model = q.model) as upstream

@@ -13,11 +13,11 @@ with ended as (
 ), stored as (
     insert into results (
         id, team_id, key_id, model, outcome, status_code, body, streamed, epoch, attempts, backend,
-        worker, run_id, started_at
+        worker, run_id, started_at, batch_id
     )
     select
         e.id, e.team_id, e.key_id, e.model, $3, $4, $5, e.streamed, e.epoch, e.attempts, r.backend,
-        r.worker, r.id, e.claimed_at
+        r.worker, r.id, e.claimed_at, e.batch_id
     from ended e left join runs r on r.id = e.owner
 ), counted as (
     insert into deltas (

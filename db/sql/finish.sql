@@ -22,12 +22,12 @@ with answer as (
     insert into results (
         id, team_id, key_id, model, outcome, status_code, body, streamed, epoch, attempts, backend,
         upstream, worker, run_id, started_at, first_token_at, prompt_tokens, cached_tokens,
-        completion_tokens
+        completion_tokens, batch_id
     )
     select
         id, team_id, key_id, model, outcome, status_code, body, streamed, epoch, attempts, $13,
         upstream, $14, $1, claimed_at, first_token_at, prompt_tokens, cached_tokens,
-        completion_tokens
+        completion_tokens, batch_id
     from done
 ), counted as (
     insert into deltas (

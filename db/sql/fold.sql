@@ -1,24 +1,48 @@
--- Sums up to $1 deltas into the totals of today, and removes them: one folder at a time.
+-- Sums up to $1 deltas into the totals of today and the counts of their batches, and removes them: one
+-- folder at a time. Returns the batches that have new counts.
 with taken as (
     delete from deltas
-    where seq = any(array(select seq from deltas order by seq limit $1 for update skip locked))
+    where
+        (select pg_try_advisory_xact_lock(1718578276))
+        and seq = any(array(select seq from deltas order by seq limit $1 for update skip locked))
     returning *
+), summed as (
+    insert into totals as t (
+        day, team_id, model, backend, completed, failed, cancelled, expired,
+        prompt_tokens, cached_tokens, completion_tokens
+    )
+    select
+        (now() at time zone 'utc')::date, team_id, model, coalesce(backend, ''), sum(completed),
+        sum(failed), sum(cancelled), sum(expired), sum(prompt_tokens), sum(cached_tokens),
+        sum(completion_tokens)
+    from taken
+    group by team_id, model, coalesce(backend, '')
+    on conflict (day, team_id, model, backend) do update set
+        completed = t.completed + excluded.completed,
+        failed = t.failed + excluded.failed,
+        cancelled = t.cancelled + excluded.cancelled,
+        expired = t.expired + excluded.expired,
+        prompt_tokens = t.prompt_tokens + excluded.prompt_tokens,
+        cached_tokens = t.cached_tokens + excluded.cached_tokens,
+        completion_tokens = t.completion_tokens + excluded.completion_tokens
 )
-insert into totals as t (
-    day, team_id, model, backend, completed, failed, cancelled, expired,
-    prompt_tokens, cached_tokens, completion_tokens
+insert into batch_counts as c (
+    batch_id, completed, failed, cancelled, expired, prompt_tokens, cached_tokens,
+    completion_tokens
 )
 select
-    (now() at time zone 'utc')::date, team_id, model, coalesce(backend, ''), sum(completed),
-    sum(failed), sum(cancelled), sum(expired), sum(prompt_tokens), sum(cached_tokens),
-    sum(completion_tokens)
+    batch_id, sum(completed), sum(failed), sum(cancelled), sum(expired), sum(prompt_tokens),
+    sum(cached_tokens), sum(completion_tokens)
 from taken
-group by team_id, model, coalesce(backend, '')
-on conflict (day, team_id, model, backend) do update set
-    completed = t.completed + excluded.completed,
-    failed = t.failed + excluded.failed,
-    cancelled = t.cancelled + excluded.cancelled,
-    expired = t.expired + excluded.expired,
-    prompt_tokens = t.prompt_tokens + excluded.prompt_tokens,
-    cached_tokens = t.cached_tokens + excluded.cached_tokens,
-    completion_tokens = t.completion_tokens + excluded.completion_tokens
+where batch_id is not null
+group by batch_id
+order by batch_id
+on conflict (batch_id) do update set
+    completed = c.completed + excluded.completed,
+    failed = c.failed + excluded.failed,
+    cancelled = c.cancelled + excluded.cancelled,
+    expired = c.expired + excluded.expired,
+    prompt_tokens = c.prompt_tokens + excluded.prompt_tokens,
+    cached_tokens = c.cached_tokens + excluded.cached_tokens,
+    completion_tokens = c.completion_tokens + excluded.completion_tokens
+returning batch_id

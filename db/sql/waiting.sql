@@ -1,4 +1,4 @@
--- Where a backend may claim: each (model, class, team) that waits, with its first row. A skip scan,
+-- Where a backend may claim: each (model, class, team, rank) that waits, with its first row. A skip scan,
 -- for it costs one step for each team and not for each row. The first row is where claims begin:
 -- from the head they would step over every dead row that an old snapshot keeps.
 with recursive
@@ -26,27 +26,29 @@ aged as (
     ) next
 ),
 patient as (
-    select s.model, first.team_id, first.prefix_key, first.id
+    select s.model, first.team_id, first.rank, first.prefix_key, first.id
     from served s
     cross join lateral (
-        select q.team_id, q.prefix_key, q.id from queue q
+        select q.team_id, q.rank, q.prefix_key, q.id from queue q
         where q.model = s.model and q.class = 2 and q.state = 0
-        order by q.team_id, q.prefix_key, q.id limit 1
+        order by q.team_id, q.rank, q.prefix_key, q.id limit 1
     ) first
     union all
-    select p.model, next.team_id, next.prefix_key, next.id
+    select p.model, next.team_id, next.rank, next.prefix_key, next.id
     from patient p
     cross join lateral (
-        select q.team_id, q.prefix_key, q.id from queue q
-        where q.model = p.model and q.class = 2 and q.state = 0 and q.team_id > p.team_id
-        order by q.team_id, q.prefix_key, q.id limit 1
+        select q.team_id, q.rank, q.prefix_key, q.id from queue q
+        where
+            q.model = p.model and q.class = 2 and q.state = 0
+            and (q.team_id, q.rank) > (p.team_id, p.rank)
+        order by q.team_id, q.rank, q.prefix_key, q.id limit 1
     ) next
 )
-select model, class, team_id, 0 as lost, 0 as prefix_key, id from aged
+select model, class, team_id, 0::smallint as rank, 0 as lost, 0 as prefix_key, id from aged
 union all
-select model, 2::smallint, team_id, 0, prefix_key, id from patient
+select model, 2::smallint, team_id, rank, 0, prefix_key, id from patient
 union all
-select s.model, 0::smallint, 0, suspect.lost, 0, suspect.id
+select s.model, 0::smallint, 0, 0::smallint, suspect.lost, 0, suspect.id
 from served s
 cross join lateral (
     select q.lost, q.id from queue q where q.state = 3 and q.model = s.model

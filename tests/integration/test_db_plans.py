@@ -9,8 +9,16 @@ from uuid import UUID
 import pytest
 
 from carpool.ids import new_id
-from db import delivery, finish, results, runs, submit, sweep
-from db.claim import CLAIM_BY_AGE, CLAIM_BY_PREFIX, CLAIM_SUSPECTS, LOWEST_PREFIX, NO_ID, WAITING
+from db import batch_jobs, batch_sweep, delivery, finish, results, runs, submit, sweep
+from db.claim import (
+    CLAIM_BY_AGE,
+    CLAIM_BY_PREFIX,
+    CLAIM_SUSPECTS,
+    LOWEST_PREFIX,
+    NO_ID,
+    STOPPED,
+    WAITING,
+)
 from db.end import END
 from db.partitions import PARTITIONED
 from db.sql import load
@@ -72,7 +80,16 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
         ),
         "claim_by_prefix": (
             CLAIM_BY_PREFIX,
-            (RUN, "engine", ["tiny"] * 2, [1, 2], [LOWEST_PREFIX, 5], [NO_ID, NO_ID], [64, 64]),
+            (
+                RUN,
+                "engine",
+                ["tiny"] * 2,
+                [1, 2],
+                [0, -5],
+                [LOWEST_PREFIX, 5],
+                [NO_ID, NO_ID],
+                [64, 64],
+            ),
         ),
         "claim_suspects": (CLAIM_SUSPECTS, (RUN, "engine", "tiny", 2, 8)),
         "waiting": (WAITING, ("engine",)),
@@ -110,7 +127,15 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
         "overdue": (sweep.OVERDUE, (2000,)),
         "forsaken": (sweep.FORSAKEN, (2000,)),
         "unserved": (sweep.UNSERVED, ()),
-        "fold": (sweep.FOLD, (20_000,)),
+        "fold": (batch_sweep.FOLD, (20_000,)),
+        "complete": (batch_sweep.COMPLETE, ()),
+        "expire": (batch_sweep.EXPIRE, ()),
+        "stopped": (batch_sweep.STOPPED, ()),
+        "left": (batch_sweep.LEFT, (ids[0], ids[-1], 2000)),
+        "idle": (batch_sweep.IDLE, ()),
+        "claims stopped": (STOPPED, (one,)),
+        "ended lines": (batch_jobs.LINES, (ids[0], ids[-1], 2000)),
+        "settled": (batch_jobs.SETTLED, (ids[0], ids[-1])),
         "submit": (submit.SUBMIT, submitted()),
         "stored": (submit.STORED, (many,)),
         "reattach": (delivery.REATTACH, (ids[5], 1, ids[0])),

@@ -168,6 +168,9 @@ def _claim(row: Row) -> Claim:
         lost=row.lost,
         channel=None,
         prefix_key=row.prefix_key,
+        rank=0,
+        batch_id=None,
+        stopped=False,
         body=b"{}",
         upstream=row.model,
     )

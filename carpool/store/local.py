@@ -1,0 +1,97 @@
+"""Objects as files of a local directory."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from carpool.errors import FileMissing
+
+READ_BYTES = 1 << 20
+WRITE_BYTES = 1 << 20
+UNFINISHED = ".unfinished"
+
+
+class LocalStore:
+    """A key is a path below the root; an object that is being written has a name of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @asynccontextmanager
+    async def create(self, key: str) -> AsyncIterator["LocalWriter"]:
+        path = self._root / key
+        begun = path.with_name(path.name + UNFINISHED)
+        file = await asyncio.to_thread(_open_new, begun)
+        writer = LocalWriter(file)
+        try:
+            yield writer
+            await writer.flush()
+            await asyncio.to_thread(_publish, file, begun, path)
+        except BaseException:
+            file.close()
+            with suppress(OSError):
+                begun.unlink()
+            raise
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        try:
+            file = await asyncio.to_thread(open, self._root / key, "rb", 0)
+        except FileNotFoundError:
+            raise FileMissing(key) from None
+        with file:
+            await asyncio.to_thread(file.seek, start)
+            left = float("inf") if end is None else end - start
+            while left > 0:
+                piece = await asyncio.to_thread(file.read, int(min(READ_BYTES, left)))
+                if not piece:
+                    return
+                left -= len(piece)
+                yield piece
+
+    async def delete(self, key: str) -> None:
+        path = self._root / key
+        for name in (path, path.with_name(path.name + UNFINISHED)):
+            await asyncio.to_thread(name.unlink, missing_ok=True)
+
+    async def close(self) -> None:
+        """Nothing is open between calls."""
+
+
+class LocalWriter:
+    """Collects small writes, for each call into a thread costs more than they do."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+
+    async def write(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes >= WRITE_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if waiting:
+            await asyncio.to_thread(self._file.writelines, waiting)
+
+
+def _open_new(path: Path) -> BinaryIO:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path.open("wb")
+
+
+def _publish(file: BinaryIO, begun: Path, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    begun.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,31 @@
+"""Where the bytes of files lie: written once and whole, read in pieces."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+
+class Writer(Protocol):
+    """An object that is being written."""
+
+    async def write(self, data: bytes) -> None:
+        """Append; raises OSError where the store cannot take it."""
+
+
+class FileStore(Protocol):
+    """Objects under keys like ``files/<hex>``."""
+
+    def create(self, key: str) -> AbstractAsyncContextManager[Writer]:
+        """Write an object, which appears whole at the clean end of the context, or never."""
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from ``start`` to before ``end``, about a megabyte at a time.
+
+        Raises FileMissing where there is no such object.
+        """
+
+    async def delete(self, key: str) -> None:
+        """Remove an object, and what was left of an attempt to write it; absent is fine."""
+
+    async def close(self) -> None:
+        """Close the connections."""

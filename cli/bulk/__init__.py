@@ -1,0 +1,1 @@
+"""Bulk work from the command line: `carpool submit` and `carpool batches`."""

@@ -1,0 +1,98 @@
+"""The second job of a batch: its lines become requests that wait; work on them begins at once."""
+
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from carpool.batch_lines import PROMPT_FIELDS, decode_line, stored_custom_id
+from carpool.ids import line_id
+from carpool.lines import Line
+from carpool.notices import Waiting
+from carpool.prefix import prefix_key
+from carpool.states import ENDPOINTS, ServiceClass
+from db.batch_jobs import Job, QueuedLine, store_lines
+from db.routes import backends_of
+from workers.jobs.context import JobContext
+from workers.jobs.validation import lines_of
+
+CHUNK_LINES = 2000
+CHUNK_BYTES = 4_000_000
+SHARES = 10_000
+MAX_PERSON_LENGTH = 255
+
+
+class _User(msgspec.Struct):
+    user: Any = None
+
+
+_decode_user = msgspec.json.Decoder(_User).decode
+
+
+async def ingest(jobs: JobContext, job: Job) -> bool:
+    """Queue the lines that are not queued yet; False where the batch was stopped meanwhile.
+
+    Each chunk commits with the place behind it, and a line's id follows from its number: cut off
+    and begun again, or done by two at once, it makes no row twice.
+    """
+    assert job.model is not None
+    backends = await backends_of(jobs.database, job.model)
+    bell = Waiting(job.model, ServiceClass.BATCH, job.team_id, -job.priority)
+    queued = job.ingested
+    chunk: list[QueuedLine] = []
+    size = 0
+    place: Line | None = None
+
+    async def store() -> bool:
+        nonlocal queued, size
+        assert place is not None
+        stored = await store_lines(
+            jobs.database,
+            job,
+            jobs.process,
+            chunk,
+            before=queued,
+            last_line=place.number,
+            last_byte=place.end,
+        )
+        if stored:
+            queued, size = queued + len(chunk), 0
+            chunk.clear()
+            for backend in backends:
+                jobs.doorbell.ring(backend, bell)
+        return stored
+
+    lines = lines_of(
+        jobs.store,
+        job,
+        limit_bytes=jobs.settings.max_body_bytes,
+        number=job.ingested_line,
+        offset=job.ingested_bytes,
+    )
+    async for line in lines:
+        place = line
+        chunk.append(_queued(job, line))
+        size += len(line.text)
+        if (len(chunk) >= CHUNK_LINES or size >= CHUNK_BYTES) and not await store():
+            return False
+    return not chunk or await store()
+
+
+def _queued(job: Job, line: Line) -> QueuedLine:
+    read = decode_line(line.text)
+    body = bytes(read.body)
+    custom_id = stored_custom_id(read.custom_id)
+    begin = body.find(b'"%b"' % PROMPT_FIELDS[ENDPOINTS[job.endpoint]].encode())
+    return QueuedLine(
+        line_id(job.id, line.number),
+        job.person or _person(body),
+        body,
+        custom_id,
+        crc32(custom_id.encode()) % SHARES,
+        prefix_key(body[max(begin, 0) :]),
+    )
+
+
+def _person(body: bytes) -> str | None:
+    user = _decode_user(body).user
+    return user.replace("\0", "")[:MAX_PERSON_LENGTH] if isinstance(user, str) else None
