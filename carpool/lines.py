@@ -40,10 +40,10 @@ class Lines:
             for text in whole.split(b"\n"):
                 if self._length:
                     self._keep(text)
-                    self._end(found, self._begun, self._length + 1)
+                    self._end(found, self._begun, self._length, newline=1)
                     self._begun, self._length = b"", 0
                 else:
-                    self._end(found, text, len(text) + 1)
+                    self._end(found, text, len(text), newline=1)
         self._keep(rest)
         return found
 
@@ -51,18 +51,18 @@ class Lines:
         """The last line, where no newline ends it."""
         found: list[Line] = []
         if self._length:
-            self._end(found, self._begun, self._length)
+            self._end(found, self._begun, self._length, newline=0)
         return found
 
     def _keep(self, text: bytes) -> None:
         self._begun += text[: self._limit - len(self._begun)]
         self._length += len(text)
 
-    def _end(self, found: list[Line], text: bytes, length: int) -> None:
+    def _end(self, found: list[Line], text: bytes, length: int, *, newline: int) -> None:
         self._number += 1
-        self._offset += length
+        self._offset += length + newline
         if self._number == 1:
             text = text.removeprefix(BOM)
         stripped = text.strip()
         if stripped:
-            found.append(Line(self._number, self._offset, stripped, length > self._limit + 1))
+            found.append(Line(self._number, self._offset, stripped, length > self._limit))

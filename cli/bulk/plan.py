@@ -60,8 +60,9 @@ class Plan:
         digits = custom_id.removeprefix(ID_PREFIX)
         if not digits.isascii() or not digits.isdigit() or len(digits) > len(str(self.requests)):
             return None
-        place = int(digits) - 1
-        return place if 0 <= place < self.requests else None
+        number = int(digits)
+        made = 1 <= number <= self.requests and custom_id == f"{ID_PREFIX}{number}"
+        return number - 1 if made else None
 
 
 def make_plan(source: Source, limits: Limits) -> Plan:

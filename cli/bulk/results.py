@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -21,6 +22,7 @@ KEPT_PREFIX = "input_"
 """Before the name of an input field that is named like one of ours."""
 UNFINISHED_CODES = frozenset({"batch_expired", "batch_cancelled"})
 NO_RESULT_CODE = "no_result"
+CHANGED = "the input file has changed while its results were written"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -71,14 +73,17 @@ def write_results(path: Path, source: Source, plan: Plan, partial: Partial) -> T
     tally = Tally()
     with replacing(path) as file:
         writer = _writer(path, source, plan, file)
-        for place, request in enumerate(source.requests()):
-            offset = places[place]
+        place = 0
+        for place, request in enumerate(islice(source.requests(), plan.requests), 1):
+            offset = places[place - 1]
             line = _no_result(request) if offset == NOWHERE else partial.line_at(offset)
             result = _decode(line)
             if result.custom_id != request.custom_id:
-                raise CannotGoOn("the input file has changed while its results were written")
+                raise CannotGoOn(CHANGED)
             tally.count(result)
             writer.write(request, line, result)
+        if place != plan.requests:
+            raise CannotGoOn(CHANGED)
     return tally
 
 
@@ -151,7 +156,7 @@ class _CSV:
 
     def _row(self, cells: list[str]) -> None:
         text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerow(cells)
+        csv.writer(text, lineterminator="\r\n").writerow(cells)
         self._file.write(text.getvalue().encode())
 
 
