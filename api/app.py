@@ -12,11 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import batches, health, models, requests
+from api import batches, files, health, models, requests
+from api.bodies import unread
 from api.inference import NOTHING, endpoint
 from api.responses import REQUEST_PREFIX, error_response
 from api.services import Services
-from carpool.errors import APIError, MethodNotAllowed, NotFound, Unavailable
+from carpool.errors import APIError, FileMissing, MethodNotAllowed, NotFound, Unavailable
 from carpool.ids import new_id, public_id
 from carpool.metrics import HTTP_REQUESTS, HTTP_SECONDS
 from carpool.states import Endpoint
@@ -26,6 +27,11 @@ ROUTES = [
     *(Route(path, endpoint(path), methods=["POST"]) for path in Endpoint),
     Route("/v1/models", models.list_models),
     Route("/v1/models/{model:path}", models.retrieve),
+    Route("/v1/files", files.create, methods=["POST"]),
+    Route("/v1/files", files.list_all),
+    Route("/v1/files/{id}", files.retrieve),
+    Route("/v1/files/{id}", files.delete, methods=["DELETE"]),
+    Route("/v1/files/{id}/content", files.content),
     Route("/v1/batches", batches.create, methods=["POST"]),
     Route("/v1/batches", batches.list_all),
     Route("/v1/batches/{id}", batches.retrieve),
@@ -58,6 +64,7 @@ def make_app(services: Services) -> ASGIApp:
         exception_handlers={
             APIError: _api_error,
             DatabaseAway: _database_away,
+            FileMissing: _file_missing,
             HTTPException: _http_error,
             ClientDisconnect: _client_gone,
             Exception: _bug,
@@ -101,7 +108,7 @@ class Observed:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, APIError)
-    return error_response(error)
+    return error_response(error, early=unread(request))
 
 
 async def _database_away(request: Request, error: Exception) -> Response:
@@ -109,6 +116,11 @@ async def _database_away(request: Request, error: Exception) -> Response:
     return error_response(
         Unavailable("The database cannot be reached; try again.", retry_after_seconds=2)
     )
+
+
+async def _file_missing(request: Request, error: Exception) -> Response:
+    log.error("file_missing", path=request.url.path, key=str(error))
+    return error_response(NotFound("The file's bytes are no longer there."))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -14,7 +14,7 @@ from carpool.states import ENDPOINTS
 from carpool.windows import parse_window
 from db.batch_results import unanswered_lines
 from db.batches import NewBatch, Source, source_of
-from db.files import begin_file, finish_file
+from db.files import begin_file, file_key, finish_file
 from db.keys import Identity
 
 PAGE_LINES = 1000
@@ -38,7 +38,7 @@ async def retried(services: Services, identity: Identity, batch: UUID) -> NewBat
         expires_at=datetime.now(UTC) + FILE_LIFE,
     )
     size = 0
-    async with services.store.create(f"files/{file.hex}") as writer:
+    async with services.store.create(file_key(file)) as writer:
         async for piece in _pieces(services, batch, source):
             size += len(piece)
             await writer.write(piece)
@@ -101,7 +101,7 @@ async def _never_queued(services: Services, source: Source) -> AsyncIterator[byt
         number=source.ingested_line,
         offset=source.ingested_bytes,
     )
-    async for piece in services.store.read(f"files/{source.input_file.hex}", source.ingested_bytes):
+    async for piece in services.store.read(file_key(source.input_file), source.ingested_bytes):
         for line in lines.feed(piece):
             yield line.text + b"\n"
     for line in lines.finish():

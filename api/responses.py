@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from carpool.errors import APIError, BodyTooLarge
+from carpool.errors import APIError
 from carpool.ids import new_id, public_id
 
 REQUEST_PREFIX = "req_"
@@ -70,8 +70,11 @@ async def _drop_body(receive: Receive) -> None:
                         return
 
 
-def error_response(error: APIError, request_id: str | None = None) -> JSON:
-    """An error in OpenAI's shape, with what the SDK reads of its headers."""
+def error_response(error: APIError, request_id: str | None = None, *, early: bool = False) -> JSON:
+    """An error in OpenAI's shape, with what the SDK reads of its headers.
+
+    ``early``: the request's body was not read whole.
+    """
     headers = {"x-request-id": request_id or public_id(REQUEST_PREFIX, new_id())}
     if error.retry is not None:
         headers["x-should-retry"] = "true" if error.retry else "false"
@@ -79,7 +82,7 @@ def error_response(error: APIError, request_id: str | None = None) -> JSON:
         headers["retry-after"] = str(error.retry_after_seconds)
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    kind = LastJSON if error.status == BodyTooLarge.status else JSON
+    kind = LastJSON if early else JSON
     return kind(error.body(), error.status, headers)
 
 

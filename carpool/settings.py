@@ -103,6 +103,8 @@ class Settings(BaseSettings):
     """Given by a supervisor that knows that the seat's last holder is dead."""
 
     max_body_bytes: int = Field(default=10_000_000, ge=1)
+    max_file_bytes: int = Field(default=512 * 1024**2, ge=1)
+    max_batch_file_bytes: int = Field(default=200 * 1024**2, ge=1)
     max_batch_requests: int = Field(default=50_000, ge=1)
     max_batch_inputs: int = Field(default=50_000, ge=1)
     """Of embeddings, over all requests of a batch."""

@@ -243,7 +243,7 @@ def submit(
         paths=find_paths(file, output),
         options=options,
         address=find_address(settings),
-        limits=Limits(requests=settings.max_batch_requests),
+        limits=Limits(requests=settings.max_batch_requests, bytes=settings.max_batch_file_bytes),
         watch=watch,
         resume=resume,
         dry_run=dry_run,

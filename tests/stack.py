@@ -24,7 +24,7 @@ import asyncpg
 import httpx
 import psutil
 from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
-from openai.pagination import AsyncPage, SyncPage
+from openai.pagination import AsyncCursorPage, AsyncPage, SyncCursorPage, SyncPage
 from redis.asyncio import Redis
 
 from carpool.notices import CHANGED_CHANNEL
@@ -247,14 +247,18 @@ class Stock:
         if isinstance(found, AsyncStream):
             async with found:
                 return [item async for item in found]
-        return [item async for item in found] if isinstance(found, AsyncPage) else found
+        return (
+            [item async for item in found]
+            if isinstance(found, AsyncPage | AsyncCursorPage)
+            else found
+        )
 
     def _ask(self, ask: Callable[[Any], Any]) -> Any:
         found = ask(self._client)
         if isinstance(found, Stream):
             with found:
                 return list(found)
-        return list(found) if isinstance(found, SyncPage) else found
+        return list(found) if isinstance(found, SyncPage | SyncCursorPage) else found
 
 
 class Requests:

@@ -1,6 +1,6 @@
 """Where the bytes of files lie: written once and whole, read in pieces."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -18,7 +18,7 @@ class FileStore(Protocol):
     def create(self, key: str) -> AbstractAsyncContextManager[Writer]:
         """Write an object, which appears whole at the clean end of the context, or never."""
 
-    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from ``start`` to before ``end``, about a megabyte at a time.
 
         Raises FileMissing where there is no such object.

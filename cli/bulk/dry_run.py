@@ -48,9 +48,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None
     endpoint: str
     errors: _Errors | None
-    tokens: _Tokens
-    seconds: float | None
-    price: _Price | None
+    tokens: _Tokens | None = None
+    seconds: float | None = None
+    price: _Price | None = None
 
 
 async def dry_run(server: Server, told: Teller, source: Source, plan: Plan) -> list[Report]:
@@ -83,8 +83,9 @@ def conclude(source: Source, plan: Plan, reports: list[Report]) -> int:
 
 def summary(plan: Plan, reports: list[Report]) -> dict[str, str]:
     """By what it is about."""
-    most = _sum(report.tokens.max_output for report in reports)
-    counted = {report.tokens.counted_by for report in reports}
+    tokens = [report.tokens for report in reports if report.tokens is not None]
+    most = _sum(token.max_output for token in tokens)
+    counted = {token.counted_by for token in tokens}
     seconds = _sum(report.seconds for report in reports)
     amount = _sum(None if r.price is None else r.price.amount for r in reports)
     price = reports[0].price
@@ -96,7 +97,7 @@ def summary(plan: Plan, reports: list[Report]) -> dict[str, str]:
         "endpoint": reports[0].endpoint,
         "requests": f"{plan.requests:,} in {batches}",
         "bytes": f"{sum(part.bytes for part in plan.parts):,}",
-        "tokens": f"{about}{sum(r.tokens.input for r in reports):,} in, "
+        "tokens": f"{about}{sum(token.input for token in tokens):,} in, "
         + ("no limit set for those out" if most is None else f"at most {most:,.0f} out"),
         "time": "unknown" if seconds is None else f"about {duration(seconds)}",
         "price": "unknown" if amount is None or not price else f"{amount:.4f} {price.currency}",

@@ -10,17 +10,13 @@ from typing import BinaryIO
 from cli.bulk.faults import BadInput, Faults
 from cli.bulk.source import ID_PREFIX, Request, Source
 
-MAX_REQUESTS = 50_000
-MAX_BYTES = 200_000_000
-"""Of a batch: OpenAI's limits, and Carpool's own unless its operator has set others."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Of one part."""
+    """Of one part: what a batch may hold."""
 
-    requests: int = MAX_REQUESTS
-    bytes: int = MAX_BYTES
+    requests: int
+    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from carpool.lines import BOM
 from cli.bulk.faults import BadInput, Faults
 
 MAX_LINE_BYTES = 200_000_000
-"""No batch takes a larger file."""
+"""A longer line is refused, before it fills the memory."""
 TEXT_FIELD = "text"
 """Of a row that is text alone."""
 

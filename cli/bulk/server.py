@@ -21,6 +21,7 @@ UPLOAD_TIMEOUT_SECONDS = 600.0
 ANSWER_SECONDS = 30.0
 """Over what was asked for, until a long-poll counts as lost."""
 PAGE_LINES = 2_000
+PAGE_BATCHES = 100
 CHUNK_BYTES = 8 * 2**20
 """Of a download."""
 JSONL = "application/jsonl"
@@ -70,10 +71,11 @@ class Server:
                 return file.id
         return None
 
-    async def find_batch(self, metadata: dict[str, str]) -> str | None:
-        """The id of the batch that has all of this metadata."""
-        async for batch in self.client.batches.list(limit=100):
-            if metadata.items() <= (batch.metadata or {}).items():
+    async def find_batch(self, metadata: dict[str, str], file_id: str) -> str | None:
+        """The id of the batch of a file that has all of this metadata."""
+        async for batch in self.client.batches.list(limit=PAGE_BATCHES):
+            own = metadata.items() <= (batch.metadata or {}).items()
+            if own and batch.input_file_id == file_id:
                 return batch.id
         return None
 

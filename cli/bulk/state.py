@@ -37,6 +37,10 @@ class PartState(msgspec.Struct, kw_only=True):
     batch_id: str | None = None
     cursor: str | None = None
     """Where the next results are to be asked for; None at the beginning."""
+    lines: int = 0
+    """How many results have come."""
+    whole: bool = False
+    """Whether all that there will be have come."""
 
     @property
     def part(self) -> Part:
@@ -60,6 +64,12 @@ class State(msgspec.Struct, kw_only=True):
     """How much of OUT.partial the cursors stand for; what lies beyond is asked for again."""
     exit_code: int | None = None
     """None while it is not finished."""
+
+    def forget_results(self) -> None:
+        """OUT.partial is gone, or has lost its end: all lines are asked for again."""
+        self.partial_bytes = 0
+        for part in self.parts:
+            part.cursor, part.lines, part.whole = None, 0, False
 
     def file_name(self, part: PartState) -> str:
         """Of a part on the server."""

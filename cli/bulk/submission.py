@@ -25,6 +25,8 @@ WAIT_SECONDS = 20.0
 """Of a long-poll."""
 PAUSE_SECONDS = 0.5
 """Between two polls of one batch."""
+LATE_LOOKS = 4
+"""For lines that a batch has not given when it ends."""
 
 
 class Submission:
@@ -54,7 +56,7 @@ class Submission:
     async def gather(self, partial: Partial) -> list[Batch]:
         """Follow all batches to their ends, while their lines go to OUT.partial; by part."""
         if partial.size() < self.state.partial_bytes:
-            self._forget_results()
+            self.state.forget_results()
         partial.cut(self.state.partial_bytes)
         tasks = [asyncio.create_task(self._follow(part, partial)) for part in self.state.parts]
         try:
@@ -109,7 +111,7 @@ class Submission:
 
         async def create() -> str:
             nonlocal unsure
-            if unsure and (found := await self._server.find_batch(own)):
+            if unsure and (found := await self._server.find_batch(own, file_id)):
                 return found
             unsure = True
             made = await self._server.client.batches.create(
@@ -118,27 +120,27 @@ class Submission:
                 completion_window=cast(Any, options.window),
                 metadata={**(options.metadata or {}), **own},
                 extra_body=priority(options),
-                extra_headers={"Idempotency-Key": "-".join(own.values())},
             )
             return made.id
 
         return await self._server.ask(create)
 
     async def _follow(self, part: PartState, partial: Partial) -> Batch:
+        """Gather a batch's lines until it has ended and all have come."""
         assert part.batch_id is not None
         batch = await self._server.batch(part.batch_id)
-        counts = None
         while True:
             self._batches[part.number] = batch
             ended = batch.status in END_STATUSES
-            if ended or batch.request_counts != counts:
-                counts = batch.request_counts
+            if (ended or _done(batch) > part.lines) and not part.whole:
                 await self._fetch(part, part.batch_id, partial)
             self._show()
             if ended:
+                await self._complete(part, batch, partial)
                 return batch
             await asyncio.sleep(PAUSE_SECONDS)
-            batch = await self._server.batch(part.batch_id, WAIT_SECONDS)
+            waits = 0 if _done(batch) > part.lines else WAIT_SECONDS
+            batch = await self._server.batch(part.batch_id, waits)
 
     async def _fetch(self, part: PartState, batch_id: str, partial: Partial) -> None:
         """All lines that are there: first to the disk, then the cursor that stands for them."""
@@ -148,21 +150,39 @@ class Submission:
             if page.lines:
                 self.state.partial_bytes = partial.append(page.lines)
                 part.cursor = page.cursor
+                part.lines += page.lines.count(b"\n")
                 self._save()
             more = page.more
 
-    def _forget_results(self) -> None:
-        """OUT.partial is gone, or lost its end: all lines are asked for again."""
-        self.state.partial_bytes = 0
-        for part in self.state.parts:
-            part.cursor = None
+    async def _complete(self, part: PartState, batch: Batch, partial: Partial) -> None:
+        """See to what an ended batch has not given: the newest lines come a moment later, and those
+        that it never began with are in its files alone."""
+        for _ in range(LATE_LOOKS):
+            if part.whole or part.lines >= part.requests or batch.status == "failed":
+                break
+            await asyncio.sleep(PAUSE_SECONDS)
+            await self._fetch(part, batch.id, partial)
+        else:
+            await self._take_files(batch, partial)
+        part.whole = True
+        self._save()
+
+    async def _take_files(self, batch: Batch, partial: Partial) -> None:
+        """Add all lines of a batch's files; of those that are there twice, the last one counts."""
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id is None:
+                continue
+            rest = b""
+            async for chunk in self._server.chunks(file_id):
+                lines, newline, rest = (rest + chunk).rpartition(b"\n")
+                self.state.partial_bytes = partial.append(lines + newline)
 
     def _show(self) -> None:
         seen = [b.request_counts for b in self._batches.values() if b.request_counts]
         self._told.show(
             Counts(
                 total=sum(part.requests for part in self.state.parts),
-                done=sum(counts.completed + counts.failed for counts in seen),
+                done=sum(map(_done, self._batches.values())),
                 failed=sum(counts.failed for counts in seen),
             )
         )
@@ -172,6 +192,11 @@ class Submission:
 
     def _save(self) -> None:
         self.state.save(self._state_path)
+
+
+def _done(batch: Batch) -> int:
+    counts = batch.request_counts
+    return 0 if counts is None else counts.completed + counts.failed
 
 
 def priority(options: Options) -> dict[str, object]:

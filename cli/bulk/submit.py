@@ -145,7 +145,7 @@ def _stored(paths: Paths, now: Fingerprint, *, resume: bool) -> State | None:
 def _planned(wish: Wish, told: Teller) -> tuple[Source, Plan]:
     kind, options = settled(wish.paths.input, wish.options)
     if kind is not Kind.REQUESTS and options.model is None:
-        model = asyncio.run(_only_model(wish.address, told))
+        model = asyncio.run(only_model(wish.address, told))
         options = msgspec.structs.replace(options, model=model)
     source = Source(wish.paths.input, kind, options)
     return source, make_plan(source, wish.limits)
@@ -160,7 +160,7 @@ def _planned_again(wish: Wish, state: State) -> tuple[Source, Plan]:
     return source, plan
 
 
-async def _only_model(address: Address, told: Teller) -> str:
+async def only_model(address: Address, told: Teller) -> str:
     """The model of a server that has one; raises BadInput where there is a choice."""
     async with opened_server(address, told) as server:
         models = await server.models()

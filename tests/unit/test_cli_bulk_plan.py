@@ -12,6 +12,9 @@ from cli.bulk.options import Options
 from cli.bulk.plan import Limits, PartFiles, make_plan
 from cli.bulk.source import Source, settled
 
+BYTES = 200_000_000
+LIMITS = Limits(requests=50_000, bytes=BYTES)
+
 
 def source(path: Path, content: bytes, **options: str) -> Source:
     path.write_bytes(content)
@@ -57,7 +60,7 @@ def test_part_files_are_written_though_some_are_passed_over(
 ) -> None:
     directory = tmp_path_factory.mktemp("parts")
     found = source(directory / "a.txt", b"\n".join(b"%d" % number for number in range(9)))
-    plan = make_plan(found, Limits(requests=2))
+    plan = make_plan(found, Limits(requests=2, bytes=BYTES))
     files = PartFiles(found, plan.parts)
     for place in sorted(wanted):
         files.write(plan.parts[place], directory / "part")
@@ -67,7 +70,7 @@ def test_part_files_are_written_though_some_are_passed_over(
 
 def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
     found = source(tmp_path / "a.txt", b"one\ntwo\n")
-    plan = make_plan(found, Limits())
+    plan = make_plan(found, LIMITS)
     (tmp_path / "a.txt").write_bytes(b"one\nTWO\n")
     with pytest.raises(BadInput, match="has changed"):
         PartFiles(found, plan.parts).write(plan.parts[0], tmp_path / "part")
@@ -76,19 +79,19 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
 def test_a_request_over_the_limit_is_told_with_its_line(tmp_path: Path) -> None:
     content = b"short\n\n" + b"x" * 900 + b"\nshort\n"
     with pytest.raises(BadInput, match=r"line 3: becomes a request of more than 900 bytes"):
-        make_plan(source(tmp_path / "a.txt", content), Limits(bytes=900))
+        make_plan(source(tmp_path / "a.txt", content), Limits(requests=50_000, bytes=900))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
 def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput, match=r"has no row"):
-        make_plan(source(tmp_path / name, b"\n\r\n"), Limits())
+        make_plan(source(tmp_path / name, b"\n\r\n"), LIMITS)
 
 
 def test_duplicate_custom_ids_are_told_with_their_lines(tmp_path: Path) -> None:
     content = b"".join(map(request, ["a", "b", "a", "c", "b"]))
     with pytest.raises(BadInput) as raised:
-        make_plan(source(tmp_path / "a.jsonl", content), Limits(requests=1))
+        make_plan(source(tmp_path / "a.jsonl", content), Limits(requests=1, bytes=BYTES))
     assert str(raised.value).splitlines()[1:] == [
         "  line 3: the custom_id 'a' stands in an earlier line as well",
         "  line 5: the custom_id 'b' stands in an earlier line as well",
@@ -97,7 +100,7 @@ def test_duplicate_custom_ids_are_told_with_their_lines(tmp_path: Path) -> None:
 
 def test_own_custom_ids_are_found(tmp_path: Path) -> None:
     plan = make_plan(
-        source(tmp_path / "a.jsonl", b"".join(map(request, ["b", "a", "row-1"]))), Limits()
+        source(tmp_path / "a.jsonl", b"".join(map(request, ["b", "a", "row-1"]))), LIMITS
     )
     assert [plan.place(name) for name in ("b", "a", "row-1", "c")] == [0, 1, 2, None]
 
@@ -107,11 +110,11 @@ def test_own_custom_ids_are_found(tmp_path: Path) -> None:
     ["row-0", "row-21", "row-", "row--1", "row-x", "2", "row-" + "1" * 5000, "row-²", "row-01"],
 )
 def test_a_custom_id_that_was_not_made_is_none(tmp_path: Path, name: str) -> None:
-    plan = make_plan(source(tmp_path / "a.txt", b"one\ntwo\n" * 10), Limits())
+    plan = make_plan(source(tmp_path / "a.txt", b"one\ntwo\n" * 10), LIMITS)
     assert plan.place("row-3") == 2
     assert plan.place(name) is None
 
 
 def test_columns_are_all_fields_in_the_order_of_their_appearance(tmp_path: Path) -> None:
     content = b'{"text":"x","b":1}\n{"a":1,"text":"y"}\n'
-    assert make_plan(source(tmp_path / "a.jsonl", content), Limits()).columns == ("text", "b", "a")
+    assert make_plan(source(tmp_path / "a.jsonl", content), LIMITS).columns == ("text", "b", "a")

@@ -18,6 +18,9 @@ from cli.bulk.plan import Limits, make_plan
 from cli.bulk.results import Result, Tally, joined, write_results
 from cli.bulk.source import Source, settled
 
+BYTES = 200_000_000
+LIMITS = Limits(requests=50_000, bytes=BYTES)
+
 USAGE = {"total_tokens": 3}
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 
@@ -45,7 +48,7 @@ def written(
     source = Source(path, kind, options)
     with opened_partial(directory / "partial") as partial:
         partial.append(b"".join(msgspec.json.encode(result) + b"\n" for result in results))
-        plan = make_plan(source, Limits(requests=3))
+        plan = make_plan(source, Limits(requests=3, bytes=BYTES))
         tally = write_results(directory / output, source, plan, partial)
     return (directory / output).read_bytes(), tally
 
@@ -214,7 +217,7 @@ def test_an_input_that_has_changed_is_told(tmp_path: Path) -> None:
     source = Source(path, kind, options)
     with opened_partial(tmp_path / "partial") as partial:
         partial.append(msgspec.json.encode(chat("row-1", "A")) + b"\n")
-        plan = make_plan(source, Limits())
+        plan = make_plan(source, LIMITS)
         path.write_text("one\n")
         with pytest.raises(CannotGoOn, match="has changed"):
             write_results(tmp_path / "out.jsonl", source, plan, partial)

@@ -19,6 +19,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from cli.bulk.replacement import replacing
+
+BYTES = 200_000_000
 with replacing(Path(sys.argv[1])) as file:
     file.write(b"half")
     file.flush()
@@ -31,7 +33,7 @@ def plan(tmp_path: Path) -> Plan:
     path = tmp_path / "a.txt"
     path.write_text("one\ntwo\nthree\n")
     kind, options = settled(path, Options(model="m"))
-    return make_plan(Source(path, kind, options), Limits(requests=2))
+    return make_plan(Source(path, kind, options), Limits(requests=2, bytes=BYTES))
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def state(plan: Plan) -> State:
     return begun(
         Fingerprint(sha256="0" * 64, bytes=3),
         Options(model="m", metadata={"a": "b"}),
-        Limits(requests=2),
+        Limits(requests=2, bytes=BYTES),
         "http://127.0.0.1:1/v1",
         plan,
     )

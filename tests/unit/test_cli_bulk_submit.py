@@ -1,5 +1,6 @@
 """`carpool submit` refuses what would lose or double work; it does not guess its server."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,16 +8,20 @@ from typer.testing import CliRunner
 
 from carpool.errors import ConfigurationError
 from carpool.settings import load
-from cli.bulk.address import find_address
+from cli.bulk.address import Address, find_address
 from cli.bulk.batches import errors_path
 from cli.bulk.faults import BadInput
 from cli.bulk.options import Options
 from cli.bulk.plan import Limits, make_plan
+from cli.bulk.progress import PlainLines
+from cli.bulk.server import Server
 from cli.bulk.source import Source, settled
 from cli.bulk.state import begun, fingerprint
-from cli.bulk.submit import find_paths, resume_command
+from cli.bulk.submit import find_paths, only_model, resume_command
 from cli.connection import Connection, write_connection
 from cli.main import app
+
+LIMITS = Limits(requests=50_000, bytes=200_000_000)
 
 LOCAL = Connection(
     base_url="http://127.0.0.1:9/v1",
@@ -48,8 +53,8 @@ def submit(*arguments: str | Path) -> None:
 def begin(path: Path, exit_code: int | None = None) -> None:
     """Leave the state that a submission of the file has at its beginning, or at its end."""
     kind, options = settled(path, Options(model="m"))
-    plan = make_plan(Source(path, kind, options), Limits())
-    state = begun(fingerprint(path), options, Limits(), LOCAL.base_url, plan)
+    plan = make_plan(Source(path, kind, options), LIMITS)
+    state = begun(fingerprint(path), options, LIMITS, LOCAL.base_url, plan)
     state.exit_code = exit_code
     state.save(find_paths(path, None).state)
 
@@ -162,6 +167,16 @@ def test_what_is_finished_ends_again_as_it_ended(
     found = CliRunner().invoke(app, ["submit", str(path), "--resume"])
     assert found.exit_code == exit_code
     assert "finished already" in found.stderr
+
+
+def test_the_only_model_is_taken(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    monkeypatch.setattr(Server, "models", only_one)
+    address = Address(base_url=LOCAL.base_url, api_key=LOCAL.api_key)
+    assert asyncio.run(only_model(address, PlainLines())) == "tiny"
+
+
+async def only_one(_: Server) -> list[str]:
+    return ["tiny"]
 
 
 def test_a_dry_run_cannot_be_resumed(path: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from carpool.states import BatchStatus, Outcome
 from carpool.store import Writer
 from db.batch_jobs import EndedLine, Job, end, ended_lines, settled
 from db.batch_sweep import BATCH_CANCELLED, BATCH_EXPIRED, fold
-from db.files import begin_file
+from db.files import begin_file, file_key
 from workers.jobs.context import JobContext
 from workers.jobs.validation import lines_of
 
@@ -112,9 +112,7 @@ class _ResultFile:
             writer=self._jobs.process,
             expires_at=expires,
         )
-        return await self._stack.enter_async_context(
-            self._jobs.store.create(f"files/{self._id.hex}")
-        )
+        return await self._stack.enter_async_context(self._jobs.store.create(file_key(self._id)))
 
 
 async def _ended(jobs: JobContext, job: Job) -> AsyncIterator[EndedLine]:

@@ -12,6 +12,7 @@ from carpool.settings import Settings
 from carpool.states import ENDPOINTS
 from carpool.store import FileStore
 from db.batch_jobs import Job, begin, enqueued_tokens, fail, known_models
+from db.files import file_key
 from workers.jobs.context import JobContext
 
 
@@ -67,7 +68,7 @@ async def lines_of(
     if job.input_file is None:
         raise FileMissing(job.input_file_id)
     lines = Lines(limit_bytes=limit_bytes, number=number, offset=offset)
-    async for piece in store.read(f"files/{job.input_file.hex}", offset):
+    async for piece in store.read(file_key(job.input_file), offset):
         for line in lines.feed(piece):
             yield line
     for line in lines.finish():
