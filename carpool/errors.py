@@ -16,6 +16,7 @@ CarpoolError
 │   ├── PassingError             the request returns to the queue and is tried again
 │   └── EngineDied               the engine is gone, and with it all that it held
 ├── FileMissing                  the file store has no such object
+├── StoreAway                    the file store cannot be reached, or cannot take more
 └── ConfigurationError           a setting is wrong; names its key, never a secret
 """
 
@@ -162,6 +163,10 @@ class EngineDied(BackendError):
 
 class FileMissing(CarpoolError):
     """The file store has no object under a key."""
+
+
+class StoreAway(CarpoolError):
+    """The file store failed for a reason that may pass; names the object and never a secret."""
 
 
 class ConfigurationError(CarpoolError):

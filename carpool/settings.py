@@ -3,14 +3,16 @@
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from carpool.errors import ConfigurationError
 
 SIMULATED_MODEL = "simulated"
+FILE_SCHEMES: Final = ("file", "s3", "gs", "az")
 
 
 class _Frozen(BaseModel):
@@ -95,6 +97,9 @@ class Settings(BaseSettings):
     config: Path | None = None
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
+    files_url: str | None = None
+    """Where files lie: ``file:///path``, ``s3://bucket/prefix``, ``gs://…`` or ``az://…``; None is
+    a directory of ``data_dir``. Credentials are those of the environment."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     listen_fd: int | None = None
@@ -105,6 +110,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=10_000_000, ge=1)
     max_file_bytes: int = Field(default=512 * 1024**2, ge=1)
     max_batch_file_bytes: int = Field(default=200 * 1024**2, ge=1)
+    max_upload_bytes: int = Field(default=8 * 1024**3, ge=1)
+    max_part_bytes: int = Field(default=64 * 1024**2, ge=1)
     max_batch_requests: int = Field(default=50_000, ge=1)
     max_batch_inputs: int = Field(default=50_000, ge=1)
     """Of embeddings, over all requests of a batch."""
@@ -124,6 +131,8 @@ class Settings(BaseSettings):
     """How long a client may send nothing of its body, or take nothing of its stream."""
     stream_hold_seconds: float = Field(default=10, gt=0)
     stream_heartbeat_seconds: float = Field(default=15, gt=0)
+    clean_seconds: float = Field(default=60, gt=0)
+    """How often what nobody can read any more is removed from the file store."""
     database_timeout_seconds: float = Field(default=10, gt=0)
     redis_timeout_seconds: float = Field(default=2, gt=0)
     retention_days: int | None = Field(default=None, ge=1)
@@ -138,6 +147,21 @@ class Settings(BaseSettings):
     simulated_first_token_ms: float = Field(default=200, ge=0)
     simulated_token_ms: float = Field(default=20, ge=0)
     simulated_slots: int = Field(default=256, ge=1)
+
+    @field_validator("files_url")
+    @classmethod
+    def _check_files_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in FILE_SCHEMES:
+            raise ValueError(f"expected a URL of {', '.join(FILE_SCHEMES)}")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("credentials and options belong in the environment, not in the URL")
+        local = parts.scheme == "file"
+        if bool(parts.netloc) == local or (local and not parts.path.startswith("/")):
+            raise ValueError("expected file:///path, or a bucket's name behind the scheme")
+        return url
 
     @cached_property
     def file(self) -> _File:

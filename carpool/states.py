@@ -78,6 +78,23 @@ class FileState(IntEnum):
     """Gone for clients. The cleaning job removes bytes and row once no open batch reads it."""
 
 
+class UploadState(IntEnum):
+    """The state of a row of ``uploads``: a file that comes in parts."""
+
+    PENDING = 0
+    """Takes parts. Left by complete, cancel, or, at ``expires_at``, by the cleaning. A completion
+    that is cut off leaves it as it is, and its parts with it."""
+
+    COMPLETED = 1
+    """Became the file ``file_id``; its parts are removed by the cleaning."""
+
+    CANCELLED = 2
+    """Its parts are removed by the cleaning."""
+
+    EXPIRED = 3
+    """Was not completed in time; its parts are removed by the cleaning."""
+
+
 class BatchStatus(IntEnum):
     """The status of a batch; those below COMPLETED are open, and must be moved on by someone."""
 

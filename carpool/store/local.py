@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from carpool.errors import FileMissing
+from carpool.store.failures import reading, writing
+from carpool.store.gathering import GatheringWriter
 
 READ_BYTES = 1 << 20
-WRITE_BYTES = 1 << 20
 UNFINISHED = ".unfinished"
 
 
@@ -21,17 +21,25 @@ class LocalStore:
         self._root = root
 
     @asynccontextmanager
-    async def create(self, key: str) -> AsyncIterator["LocalWriter"]:
+    async def create(self, key: str) -> AsyncIterator[GatheringWriter]:
         path = self._root / key
         begun = path.with_name(path.name + UNFINISHED)
-        file = await asyncio.to_thread(_open_new, begun)
-        writer = LocalWriter(file)
+        with writing(key):
+            file = await asyncio.to_thread(_open_new, begun)
+
+        async def put(pieces: list[bytes]) -> None:
+            with writing(key):
+                await asyncio.to_thread(file.writelines, pieces)
+
+        writer = GatheringWriter(put)
         try:
             yield writer
             await writer.flush()
-            await asyncio.to_thread(_publish, file, begun, path)
+            with writing(key):
+                await asyncio.to_thread(_publish, file, begun, path)
         except BaseException:
-            file.close()
+            with suppress(OSError):
+                file.close()
             with suppress(OSError):
                 begun.unlink()
             raise
@@ -39,15 +47,14 @@ class LocalStore:
     async def read(
         self, key: str, start: int = 0, end: int | None = None
     ) -> AsyncGenerator[bytes, None]:
-        try:
+        with reading(key):
             file = await asyncio.to_thread(open, self._root / key, "rb", 0)
-        except FileNotFoundError:
-            raise FileMissing(key) from None
         with file:
-            await asyncio.to_thread(file.seek, start)
+            file.seek(start)
             left = float("inf") if end is None else end - start
             while left > 0:
-                piece = await asyncio.to_thread(file.read, int(min(READ_BYTES, left)))
+                with reading(key):
+                    piece = await asyncio.to_thread(file.read, int(min(READ_BYTES, left)))
                 if not piece:
                     return
                 left -= len(piece)
@@ -56,30 +63,11 @@ class LocalStore:
     async def delete(self, key: str) -> None:
         path = self._root / key
         for name in (path, path.with_name(path.name + UNFINISHED)):
-            await asyncio.to_thread(name.unlink, missing_ok=True)
+            with writing(key):
+                await asyncio.to_thread(name.unlink, missing_ok=True)
 
     async def close(self) -> None:
         """Nothing is open between calls."""
-
-
-class LocalWriter:
-    """Collects small writes, for each call into a thread costs more than they do."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
-
-    async def write(self, data: bytes) -> None:
-        self._waiting.append(data)
-        self._waiting_bytes += len(data)
-        if self._waiting_bytes >= WRITE_BYTES:
-            await self.flush()
-
-    async def flush(self) -> None:
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        if waiting:
-            await asyncio.to_thread(self._file.writelines, waiting)
 
 
 def _open_new(path: Path) -> BinaryIO:

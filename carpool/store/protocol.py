@@ -9,11 +9,11 @@ class Writer(Protocol):
     """An object that is being written."""
 
     async def write(self, data: bytes) -> None:
-        """Append; raises OSError where the store cannot take it."""
+        """Append; raises StoreAway where the store cannot take it."""
 
 
 class FileStore(Protocol):
-    """Objects under keys like ``files/<hex>``."""
+    """Objects under keys like ``files/<hex>``. All raise StoreAway where the store fails."""
 
     def create(self, key: str) -> AbstractAsyncContextManager[Writer]:
         """Write an object, which appears whole at the clean end of the context, or never."""

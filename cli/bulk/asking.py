@@ -7,13 +7,14 @@ from typing import TypeVar
 
 import openai
 
-from cli.bulk.faults import CannotGoOn, printable
+from cli.bulk.faults import BadInput, CannotGoOn, printable
 
 GIVE_UP_SECONDS = 600.0
 """Of an outage without break."""
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 15.0
 PASSING_STATUSES = frozenset({408, 429})
+BAD_INPUT_STATUSES = frozenset({400, 413, 422})
 
 Answer = TypeVar("Answer")
 
@@ -37,14 +38,17 @@ class Asking:
         """When the outage began; shared by all that ask at the same time."""
 
     async def __call__(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """What ``ask`` answers; it must be safe to be asked again. Raises CannotGoOn."""
+        """What ``ask`` answers; it must be safe to be asked again.
+
+        Raises CannotGoOn, or BadInput for what the server will never take.
+        """
         delay = FIRST_DELAY_SECONDS
         while True:
             try:
                 answer = await ask()
             except openai.OpenAIError as error:
                 if not passing(error):
-                    raise CannotGoOn(described(error)) from error
+                    raise translated(error) from error
                 await self._wait(error, delay)
                 delay = min(delay * 2, MAX_DELAY_SECONDS)
             else:
@@ -69,11 +73,18 @@ class Asking:
 
 
 async def asked_once(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """What ``ask`` answers at the first try; raises CannotGoOn."""
+    """What ``ask`` answers at the first try; raises what :func:`translated` gives."""
     try:
         return await ask()
     except openai.OpenAIError as error:
-        raise CannotGoOn(described(error)) from error
+        raise translated(error) from error
+
+
+def translated(error: openai.OpenAIError) -> BadInput | CannotGoOn:
+    """Whose fault it is."""
+    if isinstance(error, openai.APIStatusError) and error.status_code in BAD_INPUT_STATUSES:
+        return BadInput(described(error))
+    return CannotGoOn(described(error))
 
 
 def passing(error: openai.OpenAIError) -> bool:

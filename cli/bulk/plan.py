@@ -42,7 +42,8 @@ class Plan:
     requests: int
     columns: tuple[str, ...]
     """Every field that a row has, in the order of first appearance."""
-    _places: dict[int, int] | None
+    _numbers: dict[int, int] | None
+    """1-based, by the hash of the custom_id."""
 
     @property
     def before(self) -> list[int]:
@@ -51,8 +52,9 @@ class Plan:
 
     def place(self, custom_id: str) -> int | None:
         """Of a request, 0-based; None for a custom_id that is none of the file's."""
-        if self._places is not None:
-            return self._places.get(hash(custom_id))
+        if self._numbers is not None:
+            found = self._numbers.get(hash(custom_id))
+            return None if found is None else found - 1
         digits = custom_id.removeprefix(ID_PREFIX)
         if not digits.isascii() or not digits.isdigit() or len(digits) > len(str(self.requests)):
             return None
@@ -65,7 +67,7 @@ def make_plan(source: Source, limits: Limits) -> Plan:
     """Read all of the file; raises BadInput with all that is wrong with its lines."""
     faults = Faults(source.path)
     columns: dict[str, None] = {}
-    places: dict[int, int] | None = {} if source.own_ids else None
+    numbers: dict[int, int] | None = {} if source.own_ids else None
     parts: list[Part] = []
     open_part = _OpenPart()
     total = 0
@@ -73,7 +75,7 @@ def make_plan(source: Source, limits: Limits) -> Plan:
         columns.update(dict.fromkeys(request.row.fields))
         if len(request.line) > limits.bytes:
             faults.add(request.row.line, f"becomes a request of more than {limits.bytes:,} bytes")
-        if places is not None and places.setdefault(hash(request.custom_id), total) != total:
+        if numbers is not None and numbers.setdefault(hash(request.custom_id), total) != total:
             faults.add(
                 request.row.line,
                 f"the custom_id '{request.custom_id[:100]}' stands in an earlier line as well",
@@ -86,9 +88,7 @@ def make_plan(source: Source, limits: Limits) -> Plan:
     if not total:
         raise BadInput(f"{source.path.name} has no row")
     parts.append(open_part.closed(len(parts) + 1))
-    if places is not None:
-        places = {key: number - 1 for key, number in places.items()}
-    return Plan(parts=tuple(parts), requests=total, columns=tuple(columns), _places=places)
+    return Plan(parts=tuple(parts), requests=total, columns=tuple(columns), _numbers=numbers)
 
 
 class PartFiles:

@@ -65,7 +65,7 @@ def read_rows(path: Path, kind: Kind, faults: Faults) -> Iterator[Row]:
             return
         number = 0
         for line, text in lines:
-            stripped = text.strip(b"\r\n" if kind is Kind.TEXT else None)
+            stripped = text.rstrip(b"\r\n") if kind is Kind.TEXT else text.strip()
             if not stripped.strip():
                 continue
             number += 1

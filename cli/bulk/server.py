@@ -17,7 +17,8 @@ from cli.bulk.asking import Asking
 from cli.bulk.faults import CannotGoOn
 from cli.bulk.progress import Sent, Teller
 
-UPLOAD_TIMEOUT_SECONDS = 600.0
+UPLOAD_TIMEOUT = openai.Timeout(60.0, read=600.0)
+"""In seconds; ``read`` is how long a whole upload may be thought over."""
 ANSWER_SECONDS = 30.0
 """Over what was asked for, until a long-poll counts as lost."""
 PAGE_LINES = 2_000
@@ -60,7 +61,7 @@ class Server:
                 file=(name, file, JSONL),
                 purpose="batch",
                 expires_after=openai.omit if kept_seconds is None else cast(ExpiresAfter, kept),
-                timeout=UPLOAD_TIMEOUT_SECONDS,
+                timeout=UPLOAD_TIMEOUT,
             )
         return made.id
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from carpool.errors import InvalidRequest
 from carpool.states import Endpoint
+from carpool.windows import parse_window
 from cli.bulk.faults import BadInput, Faults
 from cli.bulk.options import Options, flag
 from cli.bulk.rows import TEXT_FIELD, Kind, Row, kind_of, read_rows
@@ -149,6 +151,11 @@ def settled(path: Path, given: Options) -> tuple[Kind, Options]:
 
     ``model`` stays None where it is needed and not given.
     """
+    window = given.window or DEFAULT_WINDOW
+    try:
+        parse_window(window)
+    except InvalidRequest as error:
+        raise BadInput(f"--window: {error}") from error
     kind = kind_of(path)
     if kind is Kind.REQUESTS:
         options = _settled_requests(path, given)
@@ -160,7 +167,7 @@ def settled(path: Path, given: Options) -> tuple[Kind, Options]:
             if name in _not_for(endpoint):
                 raise BadInput(f"{flag(name)}: {endpoint} takes none")
         options = msgspec.structs.replace(given, endpoint=str(endpoint))
-    return kind, msgspec.structs.replace(options, window=given.window or DEFAULT_WINDOW)
+    return kind, msgspec.structs.replace(options, window=window)
 
 
 def _settled_requests(path: Path, given: Options) -> Options:

@@ -99,7 +99,12 @@ def _submit(wish: Wish, told: Teller, partial: Partial) -> int:
         partial.cut(0)
         told.say(f"It is finished already; the results are in {paths.output}")
         return state.exit_code
-    batches = asyncio.run(_work(wish, told, partial, source, state))
+    try:
+        batches = asyncio.run(_work(wish, told, partial, source, state))
+    except BadInput:
+        if not any(part.batch_id for part in state.parts):
+            paths.state.unlink()
+        raise
     if not wish.watch:
         return _left_alone(paths, state, told)
     return _finished(paths, told, partial, source, plan, state, batches)

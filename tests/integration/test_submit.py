@@ -277,6 +277,16 @@ def test_an_unknown_model_leaves_nothing_in_the_way(work: Work) -> None:
     work.run("submit", "a.txt", *ASK)
 
 
+def test_what_the_server_will_never_take_leaves_nothing_in_the_way(
+    work: Work, client: OpenAI
+) -> None:
+    work.write("a.txt", prompts(3))
+    said = work.run("submit", "a.txt", *ASK, "--metadata", f"a={'x' * 513}", code=2)
+    assert "The server says 400" in said.stderr
+    assert work.left == ["a.txt"]
+    assert batches(client) == []
+
+
 def test_a_wrong_key_ends_it(work: Work) -> None:
     work.environment["OPENAI_API_KEY"] = "sk-wrong"
     work.write("a.txt", prompts(1))
@@ -535,4 +545,4 @@ def test_what_cannot_be_done_to_a_batch_is_told(work: Work, client: OpenAI) -> N
     (batch,) = batches(client)
     cancelled = work.run("batches", "cancel", batch.id, code=1)
     assert "Cannot cancel a batch with status 'completed'." in cancelled.stderr
-    assert "The server says 400" in work.run("batches", "retry", batch.id, code=1).stderr
+    assert "The server says 400" in work.run("batches", "retry", batch.id, code=2).stderr

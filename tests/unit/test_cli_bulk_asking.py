@@ -13,7 +13,7 @@ from cli.bulk.asking import (
     passing,
     wished_seconds,
 )
-from cli.bulk.faults import CannotGoOn
+from cli.bulk.faults import BadInput, CannotGoOn
 
 REQUEST = httpx2.Request("GET", "http://gpu.example/v1/batches")
 AWAY = openai.APIConnectionError(request=REQUEST)
@@ -86,9 +86,11 @@ async def test_a_wish_of_the_server_is_respected() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422])
 async def test_what_lasts_is_told_at_once(status: int) -> None:
-    outage = Outage(1, status_error(status, "Not so."))
-    with pytest.raises(CannotGoOn, match=f"The server says {status}: Not so."):
-        await outage.asking(outage.answer)
+    outage = Outage(2, status_error(status, "Not so."))
+    kind = BadInput if status in {400, 413, 422} else CannotGoOn
+    for ask in (outage.asking, asked_once):
+        with pytest.raises(kind, match=rf"The server says {status}: Not so\."):
+            await ask(outage.answer)
     assert outage.slept == []
 
 

@@ -93,8 +93,8 @@ def test_json_that_is_too_deep_is_told(tmp_path: Path) -> None:
 
 
 def test_text_keeps_its_blanks(tmp_path: Path) -> None:
-    found = fields(tmp_path, "a.txt", b"\xef\xbb\xbf one \r\n\t\ntwo\x00\n{x}")
-    assert found == [{"text": " one "}, {"text": "two\0"}, {"text": "{x}"}]
+    found = fields(tmp_path, "a.txt", b"\xef\xbb\xbf one \r\n\t\n\rtwo\x00\n{x}")
+    assert found == [{"text": " one "}, {"text": "\rtwo\0"}, {"text": "{x}"}]
 
 
 def test_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:

@@ -99,6 +99,11 @@ def test_an_endpoint_refuses_what_it_does_not_take(
     assert told.startswith(f"--{next(iter(option), 'endpoint').replace('_', '-')}: ")
 
 
+def test_a_window_that_is_none_is_refused(jsonl: Path) -> None:
+    assert refused(jsonl, b'"Hi"', window="soon").startswith("--window: ")
+    assert lines(jsonl, b'"Hi"', window="90m")
+
+
 def test_the_prompt_is_found(table: Path) -> None:
     assert prompts(table, b"a,prompt,text\n1,2,3\n") == ["2"]
     assert prompts(table, b"a,text\n1,3\n") == ["3"]

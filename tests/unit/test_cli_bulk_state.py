@@ -15,12 +15,11 @@ from cli.bulk.replacement import replacing, require_directory
 from cli.bulk.source import Source, settled
 from cli.bulk.state import Fingerprint, State, begun, fingerprint, load_state
 
+BYTES = 200_000_000
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from cli.bulk.replacement import replacing
-
-BYTES = 200_000_000
 with replacing(Path(sys.argv[1])) as file:
     file.write(b"half")
     file.flush()
