@@ -12,12 +12,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import batches, files, health, models, requests
+from api import batches, files, health, models, requests, uploads
 from api.bodies import unread
 from api.inference import NOTHING, endpoint
 from api.responses import REQUEST_PREFIX, error_response
 from api.services import Services
-from carpool.errors import APIError, FileMissing, MethodNotAllowed, NotFound, Unavailable
+from carpool.errors import (
+    APIError,
+    FileMissing,
+    MethodNotAllowed,
+    NotFound,
+    StoreAway,
+    Unavailable,
+)
 from carpool.ids import new_id, public_id
 from carpool.metrics import HTTP_REQUESTS, HTTP_SECONDS
 from carpool.states import Endpoint
@@ -32,6 +39,10 @@ ROUTES = [
     Route("/v1/files/{id}", files.retrieve),
     Route("/v1/files/{id}", files.delete, methods=["DELETE"]),
     Route("/v1/files/{id}/content", files.content),
+    Route("/v1/uploads", uploads.create, methods=["POST"]),
+    Route("/v1/uploads/{id}/parts", uploads.add_part, methods=["POST"]),
+    Route("/v1/uploads/{id}/complete", uploads.complete, methods=["POST"]),
+    Route("/v1/uploads/{id}/cancel", uploads.cancel, methods=["POST"]),
     Route("/v1/batches", batches.create, methods=["POST"]),
     Route("/v1/batches", batches.list_all),
     Route("/v1/batches/{id}", batches.retrieve),
@@ -65,6 +76,7 @@ def make_app(services: Services) -> ASGIApp:
             APIError: _api_error,
             DatabaseAway: _database_away,
             FileMissing: _file_missing,
+            StoreAway: _store_away,
             HTTPException: _http_error,
             ClientDisconnect: _client_gone,
             Exception: _bug,
@@ -121,6 +133,14 @@ async def _database_away(request: Request, error: Exception) -> Response:
 async def _file_missing(request: Request, error: Exception) -> Response:
     log.error("file_missing", path=request.url.path, key=str(error))
     return error_response(NotFound("The file's bytes are no longer there."))
+
+
+async def _store_away(request: Request, error: Exception) -> Response:
+    log.warning("store_away", path=request.url.path, error=str(error))
+    return error_response(
+        Unavailable("The file store cannot be reached; try again.", retry_after_seconds=2),
+        early=unread(request),
+    )
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -18,7 +18,7 @@ from api.multipart import Form
 from api.query import limit_of
 from api.responses import JSON
 from api.services import Services
-from carpool.errors import InvalidRequest, NotFound
+from carpool.errors import FileMissing, InvalidRequest, NotFound, StoreAway
 from carpool.ids import parse_public_id, public_id
 from db.files import FileView, delete_file, file_key, find_file, list_files
 from db.keys import Identity
@@ -36,7 +36,7 @@ async def create(request: Request) -> Response:
     services: Services = request.app.state.services
     identity = await services.keys.identify(request)
     settings = services.settings
-    async with FileUpload(services, identity) as upload:
+    async with FileUpload(services, identity, limit_bytes=settings.max_file_bytes) as upload:
         form = Form(
             request.headers.get("content-type", ""),
             file_field="file",
@@ -139,22 +139,25 @@ class Content(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stall_seconds = self._services.settings.stall_seconds
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-            }
-        )
         found = self._services.store.read(self._key, self._first, self._end)
-        try:
-            async with aclosing(found):
-                async for piece in found:
+        async with aclosing(found):
+            # Before the head is sent: what is not there, or cannot be reached, has a status.
+            piece = await anext(found, b"")
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            try:
+                while piece:
                     async with asyncio.timeout(stall_seconds):
                         await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except TimeoutError:
-            log.warning("client_stalled", file=self._key)
-            return  # short of its length, so that the connection is closed
+                    piece = await anext(found, b"")
+            except (TimeoutError, FileMissing, StoreAway) as error:
+                log.warning("content_cut_off", file=self._key, error=repr(error))
+                return  # short of its length, so that the connection is closed
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -42,7 +42,7 @@ class Form:
         self._parts = 0
         self._name = ""
         self._filename: str | None = None
-        self._value: list[bytes] = []
+        self._value = bytearray()
         self._header = (b"", b"")
         self._headers: dict[bytes, bytes] = {}
         self._events: list[tuple[str, bytes]] = []
@@ -93,11 +93,11 @@ class Form:
             case "data" if self._filename is not None:
                 await self._write(data)
             case "data":
-                self._value.append(data)
-                if sum(map(len, self._value)) > MAX_FIELD_BYTES:
+                self._value += data
+                if len(self._value) > MAX_FIELD_BYTES:
                     raise InvalidRequest(f"The field '{self._name}' is too long.", param=self._name)
             case "end" if self._filename is None:
-                self.fields[self._name] = b"".join(self._value).decode(errors="replace")
+                self.fields[self._name] = self._value.decode(errors="replace")
 
     async def _begin_part(self) -> None:
         self._parts += 1
@@ -105,7 +105,7 @@ class Form:
             raise InvalidRequest("The form has too many parts.", code="invalid_form")
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode(errors="replace")[:200]
-        self._value = []
+        self._value = bytearray()
         self._filename = None
         if self._name != self._file_field:
             return

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from carpool.settings import Settings
+from carpool.store import open_store
 from cli.connection import Connection, read_connection, write_connection
 from cli.data_lock import locked
 from cli.ending import Ending
@@ -41,6 +42,7 @@ LEFTOVER_GRACE_SECONDS = 3.0
 def up(settings: Settings, *, workers: int) -> None:
     """Run until SIGINT or SIGTERM. Raises ConfigurationError where it cannot start."""
     began = time.monotonic()
+    open_store(settings)  # a wrong URL is told once, not by each service
     with locked(settings.directory):
         record = settings.directory / RECORD_FILE
         _end_leftovers(record)

@@ -9,6 +9,7 @@ import msgspec
 
 from carpool.store import FileStore
 from db.database import Fetches
+from db.uploads import clean_uploads
 
 BEGIN = """
 insert into files (id, team_id, key_id, purpose, filename, writer, expires_at)
@@ -38,21 +39,26 @@ update files set state = 2 where id = any(array(
     select id from files where state = 1 and expires_at <= now() order by expires_at limit $1
 ))
 """
-# Deleted ones that no open batch reads, and what dead processes were writing. One that is just
-# being begun has a living writer.
+# In a step of its own, before any byte is removed: who was only taken for dead cannot finish a file
+# any more whose bytes are about to go. One that is just being begun has a living writer.
+LOSE = """
+update files set state = 2 where id = any(array(
+    select f.id from files f
+    where f.state = 0
+        and not exists (select from processes p where p.id = f.writer and p.ended_at is null)
+    limit $1
+))
+"""
 LEFTOVER = """
 select f.id from files f
-where f.state <> 1 and f.id > $1
-    and case f.state
-        when 2 then not exists (
-            select from batches b where b.input_file_id = 'file-' || replace(f.id::text, '-', '')
-                and b.status < 4
-        )
-        else not exists (select from processes p where p.id = f.writer and p.ended_at is null)
-    end
+where f.state = 2 and f.id > $1
+    and not exists (
+        select from batches b
+        where b.input_file_id = 'file-' || replace(f.id::text, '-', '') and b.status < 4
+    )
 order by f.id limit $2
 """
-FORGET = "delete from files where id = $1 and state <> 1"
+FORGET = "delete from files where id = $1 and state = 2"
 CHUNK_ROWS = 1000
 
 
@@ -136,7 +142,9 @@ async def delete_file(database: Fetches, identifier: UUID, *, team_id: int) -> b
 
 async def clean_files(database: Fetches, store: FileStore) -> None:
     """Remove what nobody can read any more; cut off at any point, it is done by the next call."""
-    await database.fetch(EXPIRE, CHUNK_ROWS)
+    await clean_uploads(database, store)
+    for transition in (EXPIRE, LOSE):
+        await database.fetch(transition, CHUNK_ROWS)
     after = UUID(int=0)
     while rows := await database.fetch(LEFTOVER, after, CHUNK_ROWS):
         for row in rows:

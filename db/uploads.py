@@ -18,7 +18,7 @@ insert into uploads (
 values ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8), $9)
 """
 ONE = """
-select id, key_id, purpose, filename, bytes,
+select id, purpose, filename, bytes,
     case when state = 0 and expires_at <= now() then 3 else state end as state,
     created_at, expires_at, file_expires_seconds, file_id
 from uploads where id = $1 and team_id = $2
@@ -83,7 +83,6 @@ class UploadView(msgspec.Struct, frozen=True):
     """An upload as its team sees it; ``file_id`` is the file's that it became."""
 
     id: UUID
-    key_id: UUID
     purpose: str
     filename: str
     bytes: int

@@ -1,5 +1,6 @@
 """Batches for tests: their input files, their ends, and a proof over their output files."""
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +14,8 @@ Json = dict[str, Any]
 URL = "/v1/chat/completions"
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 END_SECONDS = 60.0
+RETRIES = 20
+RETRY_SECONDS = 0.2
 
 
 def line(custom_id: str, **changes: Any) -> Json:
@@ -116,7 +119,12 @@ class Batches:
         return output, error
 
     async def ask(self, method: str, path: str, **options: Any) -> Json:
-        answer = await self.http.request(method, path, **options)
+        """The answer's object; what shall be retried is, as a stock client does."""
+        for _ in range(RETRIES):
+            answer = await self.http.request(method, path, **options)
+            if answer.headers.get("x-should-retry") != "true":
+                break
+            await asyncio.sleep(RETRY_SECONDS)
         assert answer.status_code == 200, answer.text
         found: Json = answer.json()
         return found

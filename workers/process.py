@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import dramatiq
@@ -13,7 +14,7 @@ from dramatiq.brokers.redis import RedisBroker
 from carpool import collector
 from carpool import log as logs
 from carpool.background import Background
-from carpool.dispatch import ACTOR, make_broker, run_queue, send_run
+from carpool.dispatch import ACTOR, make_broker, run_queue
 from carpool.doorbell import Doorbell
 from carpool.errors import BackendError, ConfigurationError, PassingError
 from carpool.ids import new_id
@@ -127,14 +128,12 @@ class Worker:
     async def _serve_runs(self) -> None:
         listener = _Listener(self._broker, self._name, self._serve_run)
         await asyncio.to_thread(listener.start)
-        await asyncio.to_thread(send_run, self._broker, self._name)
         try:
             while not self._draining.is_set():
-                try:
+                await self._serve_run()
+                with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.poll_seconds * UNASKED_POLLS):
                         await self._draining.wait()
-                except TimeoutError:
-                    await self._serve_run()
         finally:
             await self._free.wait()
             await asyncio.to_thread(listener.stop)

@@ -21,7 +21,7 @@ UPLOAD_TIMEOUT = openai.Timeout(60.0, read=600.0)
 """In seconds; ``read`` is how long a whole upload may be thought over."""
 ANSWER_SECONDS = 30.0
 """Over what was asked for, until a long-poll counts as lost."""
-PAGE_LINES = 2_000
+PAGE_LINES = 1_000
 PAGE_BATCHES = 100
 CHUNK_BYTES = 8 * 2**20
 """Of a download."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from openai.types import Batch
 
-from cli.bulk.faults import CannotGoOn
+from cli.bulk.faults import BadInput, CannotGoOn
 from cli.bulk.options import PART_KEY, SUBMISSION_KEY, Options
 from cli.bulk.pace import Counts
 from cli.bulk.partial import Partial
@@ -21,8 +21,8 @@ from cli.bulk.source import Source
 from cli.bulk.state import PartState, State
 
 END_STATUSES = frozenset({"completed", "failed", "cancelled", "expired"})
-WAIT_SECONDS = 20.0
-"""Of a long-poll."""
+WAIT_SECONDS = 10.0
+"""Of a long-poll. A change before it began is seen when it ends: one begins when nothing moves."""
 PAUSE_SECONDS = 0.5
 """Between two polls of one batch."""
 LATE_LOOKS = 4
@@ -50,8 +50,11 @@ class Submission:
         planned = tuple(part.part for part in self.state.parts)
         files = PartFiles(self._source, planned)
         for part in self.state.parts:
-            if part.batch_id is None:
-                await self._send(part, files, resumed)
+            try:
+                if part.batch_id is None:
+                    await self._send(part, files, resumed)
+            finally:
+                self._part_path(part).unlink(missing_ok=True)
 
     async def gather(self, partial: Partial) -> list[Batch]:
         """Follow all batches to their ends, while their lines go to OUT.partial; by part."""
@@ -78,20 +81,27 @@ class Submission:
                 ) from error
 
     async def _send(self, part: PartState, files: PartFiles, resumed: bool) -> None:
-        path = self._state_path.with_suffix(f".part-{part.number}")
         try:
             if part.file_id is None:
-                files.write(part.part, path)
-                part.file_id = await self._upload(part, path, resumed)
+                files.write(part.part, self._part_path(part))
+                part.file_id = await self._upload(part, resumed)
                 self._save()
             part.batch_id = await self._create(part, part.file_id, resumed)
             self._save()
-        finally:
-            path.unlink(missing_ok=True)
+        except BadInput:
+            await self._take_back(part)
+            raise
         self._told.say(f"{self._name(part)} is {part.batch_id} ({part.requests:,} requests)")
 
-    async def _upload(self, part: PartState, path: Path, resumed: bool) -> str:
-        name = self.state.file_name(part)
+    async def _take_back(self, part: PartState) -> None:
+        """Leave no file that no batch will ever read."""
+        file_id, part.file_id = part.file_id, None
+        if file_id is not None:
+            self._save()
+            await self._server.delete_file(file_id)
+
+    async def _upload(self, part: PartState, resumed: bool) -> str:
+        path, name = self._part_path(part), self.state.file_name(part)
         unsure = resumed
 
         async def upload() -> str:
@@ -130,6 +140,7 @@ class Submission:
         assert part.batch_id is not None
         batch = await self._server.batch(part.batch_id)
         while True:
+            changed = batch != self._batches.get(part.number)
             self._batches[part.number] = batch
             ended = batch.status in END_STATUSES
             if (ended or _done(batch) > part.lines) and not part.whole:
@@ -139,8 +150,8 @@ class Submission:
                 await self._complete(part, batch, partial)
                 return batch
             await asyncio.sleep(PAUSE_SECONDS)
-            waits = 0 if _done(batch) > part.lines else WAIT_SECONDS
-            batch = await self._server.batch(part.batch_id, waits)
+            lags = changed or _done(batch) > part.lines
+            batch = await self._server.batch(part.batch_id, 0 if lags else WAIT_SECONDS)
 
     async def _fetch(self, part: PartState, batch_id: str, partial: Partial) -> None:
         """All lines that are there: first to the disk, then the cursor that stands for them."""
@@ -186,6 +197,10 @@ class Submission:
                 failed=sum(counts.failed for counts in seen),
             )
         )
+
+    def _part_path(self, part: PartState) -> Path:
+        """Where the part lies until it is uploaded."""
+        return self._state_path.with_suffix(f".part-{part.number}")
 
     def _name(self, part: PartState) -> str:
         return f"part {part.number} of {len(self.state.parts)}"

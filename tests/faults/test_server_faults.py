@@ -24,6 +24,7 @@ from tests.faults.load import (
     in_flight,
     settled,
 )
+from tests.faults.processes import killed
 from tests.stack import Stack, eventually, stack_in_temporary_directory
 
 PACE = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "200", "CARPOOL_SIMULATED_TOKEN_MS": "10"}
@@ -41,15 +42,6 @@ async def loaded(stack: Stack, client: AsyncOpenAI) -> AsyncIterator[Load]:
         await load.more(4 * CLIENTS)
 
 
-async def again(stack: Stack, name: str, old: int) -> None:
-    """Return when a child lives again under another pid."""
-
-    async def lives() -> bool:
-        return stack.pids().get(name, old) != old
-
-    await eventually(lives)
-
-
 def once(held: dict[str, list[Stored]]) -> None:
     """Assert that each request was stored once, and ended by its first claim."""
     assert {len(stored) for stored in held.values()} == {1}
@@ -63,9 +55,7 @@ async def test_redis_killed_and_started_empty_under_load_costs_nothing() -> None
         async with stack.async_client(max_retries=2) as client:
             async with loaded(stack, client) as load:
                 for _ in range(2):
-                    old = stack.pid("valkey")
-                    os.kill(old, signal.SIGKILL)
-                    await again(stack, "valkey", old)
+                    await killed(stack, "valkey")
                     await load.more(2 * CLIENTS)
             await settled(stack)
         answered(load.views)
@@ -128,9 +118,7 @@ async def test_postgres_killed_or_restarted_under_load_loses_nothing(
         async with stack.async_client(max_retries=2) as client:
             async with loaded(stack, client) as load:
                 for _ in range(2):
-                    old = stack.pid("postgres")
-                    os.kill(old, number)
-                    await again(stack, "postgres", old)
+                    await killed(stack, "postgres", number)
                     await load.more(2 * CLIENTS)
             await settled(stack)
         await agree(stack, load.views)

@@ -3,9 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -22,14 +19,8 @@ from tests.faults.load import (
     in_flight,
     settled,
 )
-from tests.stack import (
-    CARPOOL,
-    END_SECONDS,
-    Stack,
-    clean_environment,
-    eventually,
-    stack_in_temporary_directory,
-)
+from tests.faults.processes import late, stopped
+from tests.stack import Stack, eventually, stack_in_temporary_directory
 
 SLOW = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "2000", "CARPOOL_SIMULATED_TOKEN_MS": "20"}
 WORKER = "worker simulated-1"
@@ -40,37 +31,6 @@ select p.pid, count(*) as claims
 from queue q join runs r on r.id = q.owner join processes p on p.id = r.process_id
 where p.ended_at is null group by p.pid
 """
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A process that is stopped for as long as the context lasts."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-@contextmanager
-def late_worker(stack: Stack) -> Iterator[None]:
-    """A worker that `up` knows nothing of, told to end with the context."""
-    environment = clean_environment() | {
-        "CARPOOL_DATABASE_URL": stack.database_url,
-        "CARPOOL_REDIS_URL": stack.redis_url,
-        "CARPOOL_DATA_DIR": str(stack.directory),
-    }
-    worker = subprocess.Popen(
-        [*CARPOOL, "worker", "--backend", MODEL],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield
-    finally:
-        worker.terminate()
-        worker.wait(END_SECONDS)
 
 
 async def owners(stack: Stack) -> dict[int, int]:
@@ -228,7 +188,7 @@ async def test_without_a_worker_requests_wait_and_are_answered_when_one_comes() 
                 return bool(await stack.value("select count(*) from queue") == 100)
 
             await eventually(all_stored)
-            with late_worker(stack):
+            with late(stack, "worker", "--backend", MODEL):
                 views = await gathered(asking)
                 await settled(stack)
         answered(views)

@@ -88,10 +88,6 @@ class Relay:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_address[1]}/v1"
 
-    def count(self, method: str, path: str) -> int:
-        """How often the server has answered this."""
-        return sum((answer.method, answer.path) == (method, path) for answer in self.answers)
-
 
 @contextmanager
 def relaying(upstream: str, seen: Seen = lambda _: None, port: int = 0) -> Iterator[Relay]:

@@ -1,7 +1,7 @@
 """Files go in and come out as streams, whole or not at all, and belong to their team alone."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +35,14 @@ async def send(requests: Requests, *parts: bytes, **options: Any) -> Any:
     return await requests.http.post("/files", content=b"".join(parts), headers=FORM, **options)
 
 
+def asking(what: str, identifier: str) -> Callable[[Any], Any]:
+    return lambda c: getattr(c.files, what)(identifier)
+
+
+def creating(purpose: str) -> Callable[[Any], Any]:
+    return lambda c: c.files.create(file=b"any", purpose=purpose)
+
+
 async def nothing_left(stack: Stack) -> None:
     """Nothing half-written is in the store, and nothing of it is shown."""
     store = stack.directory / "files"
@@ -64,7 +72,7 @@ async def test_a_file_is_shown_listed_read_and_deleted(stock: Stock) -> None:
     assert (gone.id, gone.object, gone.deleted) == (made.id, "file", True)
     for ask in ("retrieve", "delete", "content"):
         with pytest.raises(NotFoundError):
-            await stock(lambda c, ask=ask: getattr(c.files, ask)(made.id))
+            await stock(asking(ask, made.id))
     assert await stock(lambda c: c.files.list()) == []
 
 
@@ -214,11 +222,20 @@ async def test_a_range_is_read(requests: Requests, asked: str, expected: Any) ->
         assert answer.headers["content-length"] == str(len(body))
 
 
+@pytest.mark.parametrize("asked", [{}, {"range": "bytes=1-"}], ids=["all", "a range"])
+async def test_a_file_whose_bytes_are_lost_is_not_found(
+    stack: Stack, requests: Requests, asked: dict[str, str]
+) -> None:
+    """The status says so, and no body is begun and broken off."""
+    made = (await send(requests, part("purpose", b"evals"), part("file", b"any", "f"), END)).json()
+    (stack.directory / "files" / "files" / made["id"].removeprefix("file-")).unlink()
+    answer = await requests.http.get(f"/files/{made['id']}/content", headers=asked)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+
+
 async def test_the_list_is_paged_by_id(stock: Stock) -> None:
-    made = [
-        (await stock(lambda c, n=n: c.files.create(file=b"any", purpose=n))).id
-        for n in ("evals", "vision", "evals", "evals", "vision")
-    ]
+    made = [(await stock(creating(n))).id for n in ("evals", "vision", "evals", "evals", "vision")]
     assert [item.id for item in await stock(lambda c: c.files.list(limit=2))] == made[::-1]
     assert [item.id for item in await stock(lambda c: c.files.list(limit=2, order="asc"))] == made
     found = await stock(lambda c: c.files.list(purpose="vision", limit=1))
@@ -268,6 +285,30 @@ async def test_200_megabytes_go_in_and_out_in_flat_memory(stack: Stack, requests
             size += len(piece)
             largest = max(largest, api.memory_info().rss)
     assert size == 200 * len(MEGABYTE)
+    assert largest - before < BYTES_GROWN
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\n", b"\r\n"])
+async def test_blanks_in_front_of_a_batch_are_passed_over_in_flat_memory(
+    stack: Stack, requests: Requests, blank: bytes
+) -> None:
+    """100 MB of them are refused if nothing follows, and accepted before a first line."""
+    api = psutil.Process(stack.pid("api"))
+    before = largest = api.memory_info().rss
+    blanks = blank * (1_000_000 // len(blank))
+
+    async def body(content: bytes) -> AsyncIterator[bytes]:
+        nonlocal largest
+        yield part("purpose", b"batch") + part("file", b"", "f")[:-2]
+        for _ in range(100):
+            yield blanks
+            largest = max(largest, api.memory_info().rss)
+        yield content + b"\r\n" + END
+
+    refused = await requests.http.post("/files", content=body(b""), headers=FORM)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "file")
+    made = await requests.http.post("/files", content=body(BATCH), headers=FORM)
+    assert made.json()["bytes"] == 100 * len(blanks) + len(BATCH)
     assert largest - before < BYTES_GROWN
 
 

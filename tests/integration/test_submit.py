@@ -284,7 +284,8 @@ def test_what_the_server_will_never_take_leaves_nothing_in_the_way(
     said = work.run("submit", "a.txt", *ASK, "--metadata", f"a={'x' * 513}", code=2)
     assert "The server says 400" in said.stderr
     assert work.left == ["a.txt"]
-    assert batches(client) == []
+    assert not batches(client)
+    assert not list(client.files.list())
 
 
 def test_a_wrong_key_ends_it(work: Work) -> None:
@@ -402,6 +403,7 @@ def test_a_killed_submission_goes_on_without_doing_anything_twice(
     found = batches(client)
     assert [b.request_counts and b.request_counts.completed for b in found] == [4, 4, 1]
     assert len(list(client.files.list(purpose="batch"))) == 3
+    assert work.left == ["a.jsonl", "a.results.jsonl", "a.results.jsonl.state.json"]
 
 
 def test_a_kill_while_the_results_are_written_leaves_all_or_nothing(
@@ -431,27 +433,30 @@ def test_lost_partial_results_are_asked_for_again(work: Work, client: OpenAI) ->
     assert len(batches(client)) == 1
 
 
-@pytest.mark.parametrize("lost", ["POST /v1/files", "POST /v1/batches"])
+@pytest.mark.parametrize("moment", KILLS)
 def test_an_answer_that_is_lost_doubles_nothing(
-    work: Work, client: OpenAI, stack: Stack, lost: str
+    work: Work, client: OpenAI, stack: Stack, moment: str
 ) -> None:
     """The connection breaks when the server has done it."""
     work.write("a.txt", prompts(5))
     broken: list[Answer] = []
 
     def cut(answer: Answer) -> bool:
-        if f"{answer.method} {answer.path}" == lost and not broken:
-            broken.append(answer)
-            return True
-        return False
+        if broken or not KILLS[moment](answer):
+            return False
+        broken.append(answer)
+        return True
 
     with relaying(stack.base_url, cut) as relay:
         said = work.through(relay.base_url).run("submit", "a.txt", *ASK)
-        assert relay.count(*lost.split()) == 1
+        posted = [answer.path for answer in relay.answers if answer.method == "POST"]
+    assert posted == ["/v1/files", "/v1/batches"]
     assert "Trying again" in said.stderr
     assert "answers again" in said.stderr
     assert len(batches(client)) == len(list(client.files.list(purpose="batch"))) == 1
-    assert len(work.objects("a.results.jsonl")) == 5
+    rows = work.objects("a.results.jsonl")
+    assert [row["custom_id"] for row in rows] == [f"row-{number}" for number in range(1, 6)]
+    assert all(row["answer"] for row in rows)
 
 
 def test_a_server_that_is_away_is_waited_for(work: Work, stack: Stack) -> None:

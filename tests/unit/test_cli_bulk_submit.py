@@ -185,6 +185,28 @@ def test_a_dry_run_cannot_be_resumed(path: Path, tmp_path: Path) -> None:
         submit(path, "--dry-run", "--resume")
 
 
+@pytest.mark.parametrize(
+    ("begun_before", "told"),
+    [(False, "nothing was submitted"), (True, "goes on. Resume by: carpool submit")],
+)
+def test_an_interrupt_tells_how_it_stands(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun_before: bool, told: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write_connection(tmp_path / "data", LOCAL)
+    if begun_before:
+        begin(path)
+    monkeypatch.setattr("cli.bulk.submit.make_plan", interrupted)
+    arguments = ["submit", str(path), "--model", "m", *(["--resume"] if begun_before else [])]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 130
+    assert told in found.stderr
+    assert find_paths(path, None).state.exists() is begun_before
+    assert not find_paths(path, None).partial.exists()
+
+
 def test_the_way_to_resume_can_be_pasted(tmp_path: Path) -> None:
     (tmp_path / "my prompts.txt").touch()
     command = resume_command(find_paths(tmp_path / "my prompts.txt", None))

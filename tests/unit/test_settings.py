@@ -202,6 +202,38 @@ def test_a_secret_is_not_shown(environment: pytest.MonkeyPatch) -> None:
     assert SECRET not in repr(settings.backends)
 
 
+@pytest.mark.parametrize(
+    "url", ["file:///some/where", "file:///a%20b", "s3://bucket", "gs://bucket/path", "az://c/path"]
+)
+def test_the_url_of_the_files_is_taken(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("CARPOOL_FILES_URL", url)
+    assert load().files_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        SECRET,
+        f"ftp://{SECRET}/a",
+        f"s3://key:{SECRET}@bucket/a",
+        f"s3://bucket/a?secret={SECRET}",
+        f"s3://bucket/a#{SECRET}",
+        f"s3://[{SECRET}/a",
+        f"s3:///{SECRET}",
+        "s3://",
+        "file:",
+        f"file:{SECRET}",
+        f"file://{SECRET}/a",
+        f"/{SECRET}",
+    ],
+)
+def test_a_bad_url_of_the_files_names_its_key(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("CARPOOL_FILES_URL", url)
+    message = refused()
+    assert message.startswith("files_url: ")
+    assert SECRET not in message
+
+
 def test_a_data_directory_is_absolute(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     environment.chdir(tmp_path)
     environment.setenv("HOME", str(tmp_path / "home"))

@@ -16,6 +16,8 @@ from workers.jobs.ingestion import ingest
 from workers.jobs.validation import validate
 
 AT_ONCE = 4
+RETRY_SECONDS = 0.5
+LONGEST_RETRY_SECONDS = 30.0
 log = structlog.get_logger()
 
 
@@ -43,17 +45,23 @@ class Advance:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, batch: UUID) -> None:
+        """Work until there is nothing to do: what this process owns, no other will take over."""
+        pause = RETRY_SECONDS
         try:
-            async with self._slots:
-                while True:
-                    self._again.discard(batch)
-                    await self._advance(batch)
+            while True:
+                self._again.discard(batch)
+                try:
+                    async with self._slots:
+                        await self._advance(batch)
                     if batch not in self._again:
                         return
-        except (CarpoolError, OSError) as error:
-            log.warning("job_failed", batch=str(batch), error=repr(error))
-        except Exception:
-            log.exception("job_bug", batch=str(batch))
+                    continue
+                except (CarpoolError, OSError) as error:
+                    log.warning("job_failed", batch=str(batch), error=repr(error))
+                except Exception:
+                    log.exception("job_bug", batch=str(batch))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_RETRY_SECONDS)
         finally:
             self._again.discard(batch)
             del self._tasks[batch]

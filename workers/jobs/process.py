@@ -15,7 +15,7 @@ from carpool import log as logs
 from carpool.background import Background
 from carpool.dispatch import JOBS_ACTOR, JOBS_QUEUE, make_broker
 from carpool.doorbell import Doorbell
-from carpool.errors import ConfigurationError
+from carpool.errors import ConfigurationError, StoreAway
 from carpool.ids import new_id
 from carpool.notices import BATCHES_CHANNEL, JOBS_CHANNEL, decode_batches
 from carpool.settings import Settings
@@ -31,7 +31,6 @@ from workers.jobs.context import JobContext
 POOL_SIZE = 8
 FOLD_SECONDS = 0.2
 """How often counts are folded while a batch is open; else it is left to the sweep."""
-CLEAN_SECONDS = 60.0
 ENTER_SECONDS = 1.0
 log = structlog.get_logger()
 
@@ -148,9 +147,9 @@ class Jobs:
         while True:
             try:
                 await clean_files(self._database, self._store)
-            except (DatabaseAway, OSError) as error:
+            except (DatabaseAway, StoreAway) as error:
                 log.warning("clean_failed", error=str(error))
-            await asyncio.sleep(CLEAN_SECONDS)
+            await asyncio.sleep(self._settings.clean_seconds)
 
     def _heard(self, channel: str, data: bytes) -> None:
         for notice in decode_batches(data):
