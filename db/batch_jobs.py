@@ -12,8 +12,9 @@ from uuid import UUID
 import msgspec
 
 from carpool.ids import line_bounds
-from carpool.states import BatchStatus, ServiceClass
-from db.database import Database, Fetches
+from carpool.states import BatchStatus
+from db.database import Fetches
+from db.sql import load
 
 OWN = """
 update batches b set owner = $2
@@ -45,12 +46,7 @@ select coalesce(sum(tokens), 0) from batches
 where team_id = $1 and model = $2 and status in (1, 3) and id <> $3
 """
 MODELS = "select distinct model from routes"
-# Locks the row, so that a cancel comes wholly before or after the chunk of lines.
-ADVANCE = """
-update batches set ingested = ingested + $4, ingested_line = $5, ingested_bytes = $6
-where id = $1 and owner = $2 and ingested = $3 and status = 1
-returning id
-"""
+QUEUE_LINES = load("queue_lines")
 SETTLED = """
 select not exists (select from queue q where q.id between $1 and $2) as ended,
     not exists (select from deltas d where d.batch_id = $1) as counted
@@ -61,51 +57,28 @@ from results s join requests r on r.id = s.id
 where s.id > $1 and s.id <= $2
 order by s.id limit $3
 """
+# With its files or not at all: those of a process that was taken for dead may be cleaned away.
 END = """
-with written as (
+with mine as (
+    select id from files where id = any($4) and state = 0 for update
+), ended as (
+    update batches set
+        status = case when status = 3 then 7 when expiring then 6 else 4 end,
+        cancelled_at = case when status = 3 then now() end,
+        expired_at = case when status = 2 and expiring then now() end,
+        completed_at = case when status = 2 and not expiring then now() end,
+        finalizing_at = coalesce(finalizing_at, now()),
+        output_file_id = $6, error_file_id = $7, owner = null
+    where id = $1 and owner = $2 and status = any($3::smallint[])
+        and (select count(*) from mine) = cardinality($4::uuid[])
+    returning status
+), written as (
     update files set state = 1, bytes = f.bytes
-    from unnest($4::uuid[], $5::bigint[]) as f(id, bytes)
-    where files.id = f.id and files.state = 0
+    from unnest($4::uuid[], $5::bigint[]) as f(id, bytes), ended
+    where files.id = f.id
 )
-update batches set
-    status = case when status = 3 then 7 when expiring then 6 else 4 end,
-    cancelled_at = case when status = 3 then now() end,
-    expired_at = case when status = 2 and expiring then now() end,
-    completed_at = case when status = 2 and not expiring then now() end,
-    finalizing_at = coalesce(finalizing_at, now()),
-    output_file_id = $6, error_file_id = $7, owner = null
-where id = $1 and owner = $2 and status = any($3::smallint[])
-returning status
+select status from ended
 """
-REQUEST_COLUMNS = (
-    "id",
-    "team_id",
-    "key_id",
-    "person",
-    "class",
-    "endpoint",
-    "model",
-    "streamed",
-    "body",
-    "fingerprint",
-    "batch_id",
-    "custom_id",
-)
-QUEUE_COLUMNS = (
-    "id",
-    "team_id",
-    "key_id",
-    "person",
-    "class",
-    "endpoint",
-    "model",
-    "streamed",
-    "batch_id",
-    "share",
-    "prefix_key",
-    "rank",
-)
-MAX_ERROR_BYTES = 1_000_000
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,9 +175,9 @@ async def known_models(database: Fetches) -> set[str]:
     return {row["model"] for row in await database.fetch(MODELS)}
 
 
-async def store_lines(
-    database: Database,
-    job: Job,
+async def queue_lines(
+    database: Fetches,
+    batch: UUID,
     process: UUID,
     lines: Sequence[QueuedLine],
     *,
@@ -212,33 +185,27 @@ async def store_lines(
     last_line: int,
     last_byte: int,
 ) -> bool:
-    """Queue lines in one transaction with the place where the file is to be read on.
+    """Queue lines, with the place where the file is to be read on.
 
     False, and nothing stored, where the batch was cancelled, has expired, is another's, or more or
     less than ``before`` lines are queued already.
     """
-    async with database.transaction() as driver:
-        place = (len(lines), last_line, last_byte)
-        if not await driver.fetch(ADVANCE, job.id, process, before, *place):
-            return False
-        common = (int(ServiceClass.BATCH), job.endpoint, job.model, False)
-        owner = (job.team_id, job.key_id)
-        await driver.copy_records_to_table(
-            "requests",
-            columns=REQUEST_COLUMNS,
-            records=[
-                (x.id, *owner, x.person, *common, x.body, x.id, job.id, x.custom_id) for x in lines
-            ],
-        )
-        await driver.copy_records_to_table(
-            "queue",
-            columns=QUEUE_COLUMNS,
-            records=[
-                (x.id, *owner, x.person, *common, job.id, x.share, x.prefix_key, -job.priority)
-                for x in lines
-            ],
-        )
-    return True
+    rows = await database.fetch(
+        QUEUE_LINES,
+        batch,
+        process,
+        before,
+        len(lines),
+        last_line,
+        last_byte,
+        [line.id for line in lines],
+        [line.person for line in lines],
+        [line.body for line in lines],
+        [line.custom_id for line in lines],
+        [line.share for line in lines],
+        [line.prefix_key for line in lines],
+    )
+    return bool(rows)
 
 
 async def settled(database: Fetches, batch: UUID) -> tuple[bool, bool]:

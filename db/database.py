@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import asyncpg
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from carpool.errors import CarpoolError
@@ -68,7 +69,13 @@ class Database:
             connect_args={
                 "timeout": timeout_seconds,
                 "command_timeout": timeout_seconds,
-                "server_settings": {"jit": "off", "application_name": "carpool"},
+                "server_settings": {
+                    "jit": "off",
+                    "application_name": "carpool",
+                    # A process that is stopped in a transaction must not hold its locks for ever.
+                    "statement_timeout": f"{timeout_seconds * 1000:.0f}",
+                    "idle_in_transaction_session_timeout": f"{timeout_seconds * 1000:.0f}",
+                },
             },
         )
 
@@ -79,9 +86,13 @@ class Database:
             async with self._engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            if error.connection_invalidated or isinstance(error.orig, CONNECTION_ERRORS):
+            # SQLAlchemy's words for it are the original's; what it was is the original's cause.
+            cause = error.orig and error.orig.__cause__
+            if error.connection_invalidated or isinstance(cause, CONNECTION_ERRORS):
                 raise DatabaseAway(str(error.orig)) from error
             raise
+        except PoolTimeout as error:
+            raise DatabaseAway(str(error)) from error
         except CONNECTION_ERRORS as error:
             raise DatabaseAway(str(error)) from error
 

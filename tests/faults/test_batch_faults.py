@@ -12,7 +12,7 @@ from tests.batches import Batches, Json, line
 from tests.faults.processes import again, killed, late, stopped
 from tests.stack import Stack, eventually, stack_in_temporary_directory
 
-LEASE = {"CARPOOL_LEASE_SECONDS": "2"}
+LEASE = {"CARPOOL_LEASE_SECONDS": "2", "CARPOOL_DATABASE_TIMEOUT_SECONDS": "3"}
 PACE = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "300"} | LEASE
 MANY = 30_000
 """Enough for a fault in mid-ingestion."""
@@ -25,6 +25,20 @@ select (select count(*) from requests where batch_id = $1::uuid) as requests,
     (select count(*) from results where batch_id = $1::uuid) as results,
     (select count(*) from queue where batch_id = $1::uuid) as waiting,
     (select count(*) from deltas) as deltas
+"""
+HOLD_UP_THE_END = """
+create function hold_up() returns trigger language plpgsql as $$
+begin
+    lock table gate in share mode;
+    return new;
+end $$
+"""
+HELD_UP = """
+create trigger held_up before update on batches
+for each row when (new.status = 4) execute function hold_up()
+"""
+TERMINATE_BLOCKED = """
+select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'
 """
 
 
@@ -134,15 +148,17 @@ async def test_jobs_killed_while_files_are_written(stack: Stack) -> None:
 
 async def test_jobs_killed_between_the_files_and_the_batchs_end(stack: Stack) -> None:
     """The files are whole and the batch does not know them: they are written anew, shown once."""
-    async with batch_of(stack, SOME) as batch:
-        await half_done(stack, batch, SOME)
-        await eventually(lambda: _all_ended(stack, batch, SOME))
-        async with _row_locked(stack, batch):
-            await eventually(stack.blocked)
-            await killed(stack, "jobs")
+    await stack.fetch("create table gate ()")
+    await stack.fetch(HOLD_UP_THE_END)
+    await stack.fetch(HELD_UP)
+    async with batch_of(stack, SOME), stack.locked("gate"):
+        await eventually(stack.blocked)
+        await killed(stack, "jobs")
+        await stack.fetch(TERMINATE_BLOCKED)
     async with stack.http() as http:
         listed = (await http.get("/files", params={"purpose": "batch_output"})).json()["data"]
     assert len(listed) == 1
+    await eventually(lambda: _objects(stack, 2))
 
 
 async def test_redis_emptied_in_mid_batch(stack: Stack) -> None:
@@ -223,12 +239,9 @@ async def test_a_batch_that_ends_while_its_file_is_still_read(quick_stack: Stack
         assert rows["requests"] == rows["results"] < MANY
 
 
-@asynccontextmanager
-async def _row_locked(stack: Stack, batch: Json) -> AsyncIterator[None]:
-    """Let no job move the batch on for the length of the context."""
-    async with stack.database() as database, database.transaction() as driver:
-        await driver.fetch("select from batches where id = $1::uuid for update", name(batch))
-        yield
+async def _objects(stack: Stack, number: int) -> bool:
+    """Whether the store holds so many objects."""
+    return len(list((stack.directory / "files" / "files").iterdir())) == number
 
 
 async def _status(stack: Stack, batch: Json, status: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -345,7 +346,7 @@ async def test_what_has_ended_cannot_be_cancelled(stock: Stock, batches: Batches
     invalid = await batches.run(b'{"no": "line"}\n')
     for batch in (done, invalid):
         with pytest.raises(ConflictError) as caught:
-            await stock(lambda c, batch=batch: c.batches.cancel(batch["id"]))
+            await stock(partial(_cancel, batch["id"]))
         assert f"Cannot cancel a batch with status '{batch['status']}'." in caught.value.message
         assert caught.value.response.headers["x-should-retry"] == "false"
 
@@ -412,3 +413,7 @@ async def test_a_retry_of_the_creation_gets_the_batch_that_nobody_was_told_of(
     await eventually(lambda: stack.value(query, forgotten.removeprefix("batch_")))
     assert await send("0") != forgotten
     assert await send("1") == forgotten
+
+
+def _cancel(batch: str, client: Any) -> Any:
+    return client.batches.cancel(batch)

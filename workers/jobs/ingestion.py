@@ -11,7 +11,7 @@ from carpool.lines import Line
 from carpool.notices import Waiting
 from carpool.prefix import prefix_key
 from carpool.states import ENDPOINTS, ServiceClass
-from db.batch_jobs import Job, QueuedLine, store_lines
+from db.batch_jobs import Job, QueuedLine, queue_lines
 from db.routes import backends_of
 from workers.jobs.context import JobContext
 from workers.jobs.validation import lines_of
@@ -46,9 +46,9 @@ async def ingest(jobs: JobContext, job: Job) -> bool:
     async def store() -> bool:
         nonlocal queued, size
         assert place is not None
-        stored = await store_lines(
+        stored = await queue_lines(
             jobs.database,
-            job,
+            job.id,
             jobs.process,
             chunk,
             before=queued,

@@ -1,0 +1,33 @@
+-- Queues lines of a batch, with the place where its file is to be read on, or nothing: the batch's row
+-- is locked first, so that a cancel comes wholly before or after them.
+--
+-- One statement, where COPY would take several: a process that is stopped in the middle of a COPY
+-- holds its locks until it goes on, for no time limit of the server reaches it there.
+with advanced as (
+    update batches set ingested = ingested + $4, ingested_line = $5, ingested_bytes = $6
+    where id = $1 and owner = $2 and ingested = $3 and status = 1
+    returning id, team_id, key_id, endpoint, model, -priority as rank
+), line as (
+    select b.id as batch_id, b.team_id, b.key_id, b.endpoint, b.model, b.rank, n.*
+    from advanced b
+    cross join unnest(
+        $7::uuid[], $8::text[], $9::bytea[], $10::text[], $11::smallint[], $12::bigint[]
+    ) as n(id, person, body, custom_id, share, prefix_key)
+), stored as (
+    insert into requests (
+        id, team_id, key_id, person, class, endpoint, model, streamed, body, fingerprint, batch_id,
+        custom_id
+    )
+    select
+        id, team_id, key_id, person, 2, endpoint, model, false, body, id, batch_id, custom_id
+    from line
+), queued as (
+    insert into queue (
+        id, team_id, key_id, person, class, endpoint, model, streamed, batch_id, share, prefix_key,
+        rank
+    )
+    select
+        id, team_id, key_id, person, 2, endpoint, model, false, batch_id, share, prefix_key, rank
+    from line
+)
+select id from advanced
