@@ -3,26 +3,26 @@
 The rules are those of COMPAT section 3, 'Duplicate work'.
 """
 
-import hashlib
+from functools import partial
 from uuid import UUID
 
 from starlette.requests import Request
 
+from api.idempotency import stored_once
 from api.intake import Intake
 from api.services import Services, Ticket
 from api.waiting import Sink
-from carpool.errors import IdempotencyMismatch, InvalidRequest, Unavailable
+from carpool.errors import Unavailable
 from carpool.ids import new_id
 from carpool.notices import Waiting
-from carpool.states import ENDPOINTS, Endpoint
+from carpool.states import ENDPOINTS
 from db.delivery import attach, leave, take_over
-from db.idempotency import submit_once
 from db.keys import Identity
 from db.results import result_of
-from db.submit import Submission
+from db.submit import Submission, store_submission
 
 SHARES = 10_000
-MAX_KEY_LENGTH = 255
+MAX_PERSON_LENGTH = 255
 MAX_COUNT_DIGITS = 9
 
 
@@ -55,7 +55,15 @@ async def admit(
         if key is None:
             await services.submissions.put(submission)
         else:
-            first = await _first(services, submission, key)
+            first = await stored_once(
+                services,
+                partial(store_submission, submission),
+                submission.id,
+                team_id=identity.team_id,
+                path=intake.endpoint,
+                key=key,
+                fingerprint=submission.fingerprint,
+            )
             if first != submission.id:
                 ticket = Ticket(request=first, connection=new_id())
                 await _join(services, first, sink)
@@ -72,17 +80,6 @@ async def admit(
             backend, Waiting(intake.model, intake.service_class, identity.team_id)
         )
     return Ticket(request=submission.id, connection=submission.id)
-
-
-async def _first(services: Services, submission: Submission, key: str) -> UUID:
-    """The id of the first request under an Idempotency-Key, which is this one or another."""
-    endpoint = ENDPOINTS[submission.endpoint]
-    first = await submit_once(services.database, submission, _idempotency_key(endpoint, key))
-    if first.fingerprint != submission.fingerprint:
-        raise IdempotencyMismatch(
-            "The Idempotency-Key was used before with another body.", param="Idempotency-Key"
-        )
-    return first.request
 
 
 async def _join(services: Services, request: UUID, sink: Sink | None) -> None:
@@ -121,19 +118,10 @@ def _submission(
 
 def _storable(person: str | None) -> str | None:
     """A text that Postgres takes: without NUL."""
-    return None if person is None else person.replace("\0", "")[:MAX_KEY_LENGTH]
+    return None if person is None else person.replace("\0", "")[:MAX_PERSON_LENGTH]
 
 
 def _retries(request: Request) -> int:
     count = request.headers.get("x-stainless-retry-count", "0")
     # Python refuses to read thousands of digits.
     return int(count) if count.isdecimal() and len(count) <= MAX_COUNT_DIGITS else 0
-
-
-def _idempotency_key(endpoint: Endpoint, key: str) -> UUID:
-    if not 0 < len(key) <= MAX_KEY_LENGTH:
-        raise InvalidRequest(
-            f"An Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters.", param="Idempotency-Key"
-        )
-    digest = hashlib.sha256(f"POST {endpoint.value}\n{key}".encode()).digest()
-    return UUID(bytes=digest[:16])

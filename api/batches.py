@@ -5,6 +5,7 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,17 +13,18 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from api.batch_body import read_batch
+from api.batch_body import PATH, read_batch
 from api.batch_objects import BATCH_PREFIX, batch_object, dry_run_object
 from api.batch_progress import Progress
 from api.batch_retry import retried
 from api.bodies import read_body
+from api.idempotency import HEADER, stored_once
 from api.query import limit_of, wait_of
 from api.responses import JSON
 from api.services import Services
 from carpool.batch_lines import ended_line
 from carpool.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from carpool.ids import parse_public_id
+from carpool.ids import new_batch_id, parse_public_id
 from carpool.notices import BATCHES_CHANNEL
 from carpool.states import BatchStatus
 from db.batch_results import Cursor, finished_lines
@@ -34,6 +36,7 @@ from db.batches import (
     find_batch,
     forget_dry_run,
     list_batches,
+    store_batch,
     undelivered_batch,
 )
 from db.files import find_file
@@ -62,14 +65,7 @@ async def create(request: Request) -> Response:
     new = read_batch(raw, identity, dry_run=dry_run)
     if dry_run:
         return JSON(await _dry_run(services, request, new))
-    identifier = None
-    if request.headers.get("x-stainless-retry-count", "0") != "0":
-        identifier = await undelivered_batch(
-            services.database, team_id=new.team_id, fingerprint=new.fingerprint
-        )
-    if identifier is None:
-        identifier = await create_batch(services.database, new)
-    return await started(services, identity, identifier)
+    return await started(services, identity, await _created(services, request, new))
 
 
 async def started(services: Services, identity: Identity, identifier: UUID) -> Response:
@@ -173,6 +169,29 @@ async def retry(request: Request) -> Response:
         raise Conflict(f"Cannot retry a batch with status '{status}'.", code="invalid_state")
     new = await retried(services, identity, identifier)
     return await started(services, identity, await create_batch(services.database, new))
+
+
+async def _created(services: Services, request: Request, new: NewBatch) -> UUID:
+    """The id of a new batch, or of the one that this creation repeats."""
+    key = request.headers.get(HEADER)
+    if key is not None:
+        identifier = new_batch_id()
+        return await stored_once(
+            services,
+            partial(store_batch, new, identifier),
+            identifier,
+            team_id=new.team_id,
+            path=PATH,
+            key=key,
+            fingerprint=new.fingerprint,
+        )
+    if request.headers.get("x-stainless-retry-count", "0") != "0":
+        found = await undelivered_batch(
+            services.database, team_id=new.team_id, fingerprint=new.fingerprint
+        )
+        if found is not None:
+            return found
+    return await create_batch(services.database, new)
 
 
 async def _dry_run(services: Services, request: Request, new: NewBatch) -> dict[str, Any]:

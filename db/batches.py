@@ -149,26 +149,31 @@ async def create_batch(database: Fetches, new: NewBatch) -> UUID:
     while True:
         identifier = new_batch_id()
         try:
-            await database.fetch(
-                CREATE,
-                identifier,
-                new.team_id,
-                new.key_id,
-                new.person,
-                new.endpoint,
-                new.completion_window,
-                new.input_file_id,
-                new.metadata,
-                new.output_expires_seconds,
-                new.priority,
-                new.dry_run,
-                new.fingerprint,
-                new.window_seconds,
-                new.input_file,
-            )
+            await store_batch(new, identifier, database)
         except asyncpg.UniqueViolationError:  # two of one millisecond
             continue
         return identifier
+
+
+async def store_batch(new: NewBatch, identifier: UUID, database: Fetches) -> None:
+    """Store a batch under an id; UniqueViolationError of asyncpg where there is such a one."""
+    await database.fetch(
+        CREATE,
+        identifier,
+        new.team_id,
+        new.key_id,
+        new.person,
+        new.endpoint,
+        new.completion_window,
+        new.input_file_id,
+        new.metadata,
+        new.output_expires_seconds,
+        new.priority,
+        new.dry_run,
+        new.fingerprint,
+        new.window_seconds,
+        new.input_file,
+    )
 
 
 async def find_batch(database: Fetches, identifier: UUID, *, team_id: int) -> BatchView | None:

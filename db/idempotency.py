@@ -1,10 +1,10 @@
 """Idempotency keys: the first request under a key is the only one."""
 
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from db.database import Database
-from db.submit import SUBMIT, Submission, columns
 
 # Waits for a transaction that is storing the same key just now.
 TAKE = """
@@ -16,23 +16,28 @@ FORGET = "delete from idempotency_keys where created_at < now() - make_interval(
 
 
 class First(NamedTuple):
-    """The first request under a key."""
+    """What was stored first under a key: a request or a batch."""
 
-    request: UUID
+    identifier: UUID
     fingerprint: UUID
 
 
-async def submit_once(database: Database, submission: Submission, key: UUID) -> First:
-    """Store a request under a key, or learn which was stored under it before.
+async def store_once(
+    database: Database,
+    store: Callable[[Any], Awaitable[object]],
+    identifier: UUID,
+    *,
+    team_id: int,
+    key: UUID,
+    fingerprint: UUID,
+) -> First:
+    """Store under a key, or learn what was stored under it before.
 
-    Key and request are stored in one transaction.
+    ``store`` is given the driver of the one transaction in which the key is taken, too.
     """
     async with database.transaction() as driver:
-        taken = await driver.fetch(
-            TAKE, submission.team_id, key, submission.fingerprint, submission.id
-        )
-        if taken:
-            await driver.fetch(SUBMIT, *columns([submission]))
-            return First(submission.id, submission.fingerprint)
-        row = await driver.fetchrow(FIRST, submission.team_id, key)
+        if await driver.fetch(TAKE, team_id, key, fingerprint, identifier):
+            await store(driver)
+            return First(identifier, fingerprint)
+        row = await driver.fetchrow(FIRST, team_id, key)
         return First(row["request_id"], row["fingerprint"])

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from db.database import Lane
+from db.database import Fetches, Lane
 from db.sql import load
 
 SUBMIT = load("submit")
@@ -50,6 +50,11 @@ async def submit(lane: Lane, items: Sequence[Submission], again: bool) -> Sequen
     if items:
         await lane.fetch(SUBMIT, *columns(items))
     return outcomes
+
+
+async def store_submission(item: Submission, driver: Fetches) -> None:
+    """Store one in a transaction of the caller's."""
+    await driver.fetch(SUBMIT, *columns([item]))
 
 
 def columns(items: Sequence[Submission]) -> tuple[list[object], ...]:

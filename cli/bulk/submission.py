@@ -130,6 +130,7 @@ class Submission:
                 completion_window=cast(Any, options.window),
                 metadata={**(options.metadata or {}), **own},
                 extra_body=priority(options),
+                extra_headers={"Idempotency-Key": f"{self.state.submission}-{part.number}"},
             )
             return made.id
 

@@ -1,5 +1,6 @@
 """OpenAI's Batch API, as the stock client knows it: every status, counter, file and refusal."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from functools import partial
@@ -413,6 +414,25 @@ async def test_a_retry_of_the_creation_gets_the_batch_that_nobody_was_told_of(
     await eventually(lambda: stack.value(query, forgotten.removeprefix("batch_")))
     assert await send("0") != forgotten
     assert await send("1") == forgotten
+
+
+async def test_a_key_names_one_batch(batches: Batches) -> None:
+    file = await batches.upload(lines(1))
+    body = {"input_file_id": file, "endpoint": URL, "completion_window": "24h"}
+
+    async def send(key: str, **changes: str) -> Any:
+        return await batches.http.post(
+            "/batches", json=body | changes, headers={"Idempotency-Key": key}
+        )
+
+    answers = await asyncio.gather(*(send("k") for _ in range(10)))
+    assert {answer.status_code for answer in answers} == {200}
+    names = {answer.json()["id"] for answer in answers}
+    assert len(names) == 1
+    assert (await send("other")).json()["id"] not in names
+    assert (await send("k", completion_window="2h")).status_code == 422
+    assert (await send("")).status_code == 400
+    assert len((await batches.ask("GET", "/batches"))["data"]) == 2
 
 
 def _cancel(batch: str, client: Any) -> Any:

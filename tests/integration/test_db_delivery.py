@@ -1,6 +1,7 @@
 """A retry finds the undelivered request that it repeats, one to one, however many retry at once."""
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -16,8 +17,9 @@ from db.delivery import (
     store_disconnects,
     take_over,
 )
-from db.idempotency import submit_once
+from db.idempotency import store_once
 from db.processes import Process
+from db.submit import store_submission
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench
@@ -207,11 +209,19 @@ async def test_one_idempotency_key_stores_one_request_however_many_send_it_at_on
 ) -> None:
     from tests.integration.db_fixtures import submission
 
-    key = UUID(int=5)
-    firsts = await asyncio.gather(
-        *(submit_once(bench.database, submission(), key) for _ in range(20))
-    )
-    assert len({first.request for first in firsts}) == 1
-    assert [row["id"] for row in await bench.sql("select id from queue")] == [firsts[0].request]
-    other = await submit_once(bench.database, submission(team_id=2), key)
-    assert other.request != firsts[0].request
+    async def store(team_id: int) -> UUID:
+        item = submission(team_id=team_id)
+        first = await store_once(
+            bench.database,
+            partial(store_submission, item),
+            item.id,
+            team_id=team_id,
+            key=UUID(int=5),
+            fingerprint=FINGERPRINT,
+        )
+        return first.identifier
+
+    firsts = await asyncio.gather(*(store(1) for _ in range(20)))
+    assert len(set(firsts)) == 1
+    assert [row["id"] for row in await bench.sql("select id from queue")] == [firsts[0]]
+    assert await store(2) != firsts[0]
