@@ -8,14 +8,13 @@ from msgspec import Meta
 
 from api.intake import fingerprint, refusal
 from carpool.errors import InvalidRequest, NotFound
-from carpool.ids import parse_public_id
+from carpool.ids import FILE_PREFIX, parse_public_id
 from carpool.states import ENDPOINTS, Endpoint
 from carpool.windows import parse_window
 from carpool.wire import MAX_METADATA_PAIRS
 from db.batches import NewBatch
 from db.keys import Identity
 
-FILE_PREFIX = "file-"
 MAX_PRIORITY = 100
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512

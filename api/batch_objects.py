@@ -5,12 +5,9 @@ from typing import Any
 
 import msgspec
 
-from carpool.ids import public_id
+from carpool.ids import BATCH_PREFIX, FILE_PREFIX, public_id
 from carpool.states import ENDPOINTS, BatchStatus
 from db.batches import BatchView
-
-BATCH_PREFIX = "batch_"
-FILE_PREFIX = "file-"
 
 
 def batch_object(seen: BatchView) -> dict[str, Any]:

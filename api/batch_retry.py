@@ -8,7 +8,7 @@ import msgspec
 
 from api.services import Services
 from carpool.errors import InvalidRequest
-from carpool.ids import new_id, public_id
+from carpool.ids import FILE_PREFIX, new_id, public_id
 from carpool.lines import Lines
 from carpool.states import ENDPOINTS
 from carpool.windows import parse_window
@@ -20,7 +20,6 @@ from db.keys import Identity
 PAGE_LINES = 1000
 WRITE_BYTES = 1_000_000
 FILE_LIFE = timedelta(days=30)
-FILE_PREFIX = "file-"
 
 
 async def retried(services: Services, identity: Identity, batch: UUID) -> NewBatch:

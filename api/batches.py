@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from api.batch_body import PATH, read_batch
-from api.batch_objects import BATCH_PREFIX, batch_object, dry_run_object
+from api.batch_objects import batch_object, dry_run_object
 from api.batch_progress import Progress
 from api.batch_retry import retried
 from api.bodies import read_body
@@ -24,7 +24,7 @@ from api.responses import JSON
 from api.services import Services
 from carpool.batch_lines import ended_line
 from carpool.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from carpool.ids import new_batch_id, parse_public_id
+from carpool.ids import BATCH_PREFIX, new_batch_id, parse_public_id
 from carpool.notices import BATCHES_CHANNEL
 from carpool.states import BatchStatus
 from db.batch_results import Cursor, finished_lines

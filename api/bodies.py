@@ -7,6 +7,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from carpool.errors import BodyTooLarge, InvalidRequest
 
+MAX_LENGTH_DIGITS = 18
+
 
 async def pieces(
     request: Request, *, limit_bytes: int, stall_seconds: float
@@ -16,8 +18,7 @@ async def pieces(
     Raises BodyTooLarge before it is read whole, InvalidRequest where it stalls, and Starlette's
     ClientDisconnect where the client hangs up half-way.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit_bytes):
+    if declared_bytes(request) > limit_bytes:
         raise too_large(limit_bytes)
     size = 0
     while True:
@@ -46,6 +47,13 @@ async def read_body(request: Request, *, limit_bytes: int, stall_seconds: float)
         async for piece in pieces(request, limit_bytes=limit_bytes, stall_seconds=stall_seconds)
     ]
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def declared_bytes(request: Request) -> int:
+    """The length that the body is said to have; 0 where nothing is said."""
+    text = request.headers.get("content-length", "")
+    # Python refuses to read thousands of digits.
+    return int(text[:MAX_LENGTH_DIGITS]) if text.isdecimal() else 0
 
 
 def unread(request: Request) -> bool:

@@ -26,8 +26,17 @@ MAX_TEXT_LENGTH = 255
 class FileUpload(Incoming):
     """One file; `begin`, `write`, then `finish`, within the context, which else discards it."""
 
-    def __init__(self, services: Services, identity: Identity, *, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        services: Services,
+        identity: Identity,
+        *,
+        limit_bytes: int,
+        declared_bytes: int | None = None,
+    ) -> None:
+        """``declared_bytes``: as many as will come at least, where that is known."""
         super().__init__(services, limit_bytes=limit_bytes)
+        self._declared = declared_bytes or 0
         self._identity = identity
         self._lines = Lines(limit_bytes=services.settings.max_body_bytes)
         self._first_line: bytes | None = None
@@ -38,6 +47,8 @@ class FileUpload(Incoming):
         purpose = fields.get("purpose")
         if purpose is not None:
             self.limit_bytes = self._limit_of(check_purpose(purpose))
+            if self._declared > self.limit_bytes:
+                raise too_large(self.limit_bytes)
         self.id = new_id()
         await begin_file(
             self._services.database,

@@ -12,18 +12,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.bodies import pieces
+from api.bodies import declared_bytes, pieces
 from api.file_upload import FileUpload
 from api.multipart import Form
 from api.query import limit_of
 from api.responses import JSON
 from api.services import Services
 from carpool.errors import FileMissing, InvalidRequest, NotFound, StoreAway
-from carpool.ids import parse_public_id, public_id
+from carpool.ids import FILE_PREFIX, parse_public_id, public_id
 from db.files import FileView, delete_file, file_key, find_file, list_files
 from db.keys import Identity
 
-FILE_PREFIX = "file-"
 MAX_PAGE = 10_000
 FORM_MARGIN_BYTES = 200_000
 """What a form may have beside its file."""
@@ -36,7 +35,12 @@ async def create(request: Request) -> Response:
     services: Services = request.app.state.services
     identity = await services.keys.identify(request)
     settings = services.settings
-    async with FileUpload(services, identity, limit_bytes=settings.max_file_bytes) as upload:
+    async with FileUpload(
+        services,
+        identity,
+        limit_bytes=settings.max_file_bytes,
+        declared_bytes=declared_bytes(request) - FORM_MARGIN_BYTES,
+    ) as upload:
         form = Form(
             request.headers.get("content-type", ""),
             file_field="file",

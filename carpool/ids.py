@@ -8,6 +8,8 @@ from uuid import UUID
 
 from carpool.errors import NotFound
 
+BATCH_PREFIX = "batch_"
+FILE_PREFIX = "file-"
 LINE_BITS = 32
 _HEXADECIMAL = re.compile(r"[0-9a-f]{32}")
 _last_milliseconds = 0

@@ -28,6 +28,11 @@ async def status(settings: Settings) -> None:
             ((b, w, n, c, _age(s)) for b, w, n, c, s in seen.runs),
         ),
         _table(
+            "Batches",
+            ("id", "team", "model", "status", "done", "of"),
+            ((*row[:2], row[2] or "", *row[3:]) for row in seen.batches),
+        ),
+        _table(
             "Processes",
             ("kind", "host", "pid", "heartbeat"),
             ((k, h, p, _age(s)) for k, h, p, s in seen.processes),

@@ -54,7 +54,7 @@ select f.id from files f
 where f.state = 2 and f.id > $1
     and not exists (
         select from batches b
-        where b.input_file_id = 'file-' || replace(f.id::text, '-', '') and b.status < 4
+        where b.input_file = f.id and b.status < 4
     )
 order by f.id limit $2
 """

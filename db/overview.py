@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from carpool.states import ServiceClass
+from carpool.ids import BATCH_PREFIX, public_id
+from carpool.states import BatchStatus, ServiceClass
 from db.database import Database
 from db.routes import Route, list_routes
 
@@ -23,6 +24,12 @@ RUNS = """
 select backend, worker, in_flight, capacity, extract(epoch from now() - heartbeat_at) as age
 from runs where ended_at is null order by backend, slot
 """
+BATCHES = """
+select b.id, t.name, b.model, b.status, b.total,
+    coalesce(c.completed + c.failed + c.cancelled + c.expired, 0) as done
+from batches b join teams t on t.id = b.team_id left join batch_counts c on c.batch_id = b.id
+where b.status < 4 and not b.dry_run order by b.id
+"""
 PROCESSES = """
 select kind, host, pid, extract(epoch from now() - heartbeat_at) as age
 from processes order by kind, host, pid
@@ -39,6 +46,8 @@ class Overview:
     """Backend, how many."""
     runs: list[tuple[str, str, int, int, float]]
     """Backend, worker, in flight, capacity, age of the heartbeat."""
+    batches: list[tuple[str, str, str | None, str, int, int]]
+    """Those that are open: id, team, model, status, lines done, lines in all."""
     processes: list[tuple[str, str, int, float]]
     """Kind, host, process id, age of the heartbeat."""
     routes: list[Route]
@@ -50,6 +59,7 @@ async def overview(database: Database) -> Overview:
         waiting = (await connection.execute(text(WAITING))).all()
         in_flight = (await connection.execute(text(IN_FLIGHT))).all()
         runs = (await connection.execute(text(RUNS))).all()
+        batches = (await connection.execute(text(BATCHES))).all()
         processes = (await connection.execute(text(PROCESSES))).all()
     return Overview(
         waiting=[
@@ -58,6 +68,17 @@ async def overview(database: Database) -> Overview:
         ],
         in_flight=[(row[0], row[1]) for row in in_flight],
         runs=[(row[0], row[1], row[2], row[3], float(row.age)) for row in runs],
+        batches=[
+            (
+                public_id(BATCH_PREFIX, row.id),
+                row.name,
+                row.model,
+                BatchStatus(row.status).name.lower(),
+                row.done,
+                row.total,
+            )
+            for row in batches
+        ],
         processes=[(row[0], row[1], row[2], float(row.age)) for row in processes],
         routes=await list_routes(database),
     )

@@ -91,7 +91,7 @@ create table batches (
 create index batches_team on batches (team_id, id) where not dry_run;
 create index batches_fingerprint on batches (team_id, fingerprint, id);
 create index batches_open on batches (id) where status < 4;
-create index batches_input on batches (input_file_id) where status < 4;
+create index batches_input on batches (input_file) where status < 4;
 create table batch_counts (
     batch_id uuid primary key,
     completed integer not null default 0,

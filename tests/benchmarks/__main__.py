@@ -8,7 +8,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks.budgets import ADDED_ROW, BUDGETS, CLAIM_ROW, IDLE_ROW, SERVED_ROWS
+from tests.benchmarks.batch import measure_batch
+from tests.benchmarks.budgets import (
+    ADDED_ROW,
+    BATCH_ROWS,
+    BUDGETS,
+    CLAIM_ROW,
+    IDLE_ROW,
+    SERVED_ROWS,
+)
 from tests.benchmarks.chat import Target
 from tests.benchmarks.claims import measure_claims
 from tests.benchmarks.cpu import Bystanders
@@ -39,6 +47,13 @@ def main() -> int:
     lines = []
     if served_rows or IDLE_ROW in options.rows:
         lines += _measure_stack(options.rows, served_rows, pace, litellm=options.litellm)
+    if wanted := [row for row in BATCH_ROWS if row in options.rows]:
+        _say("rows 5 and 6: a batch of 50,000 lines")
+        with carpool_up() as carpool:
+            batch = measure_batch(carpool, rounds=options.rounds)
+        measured = {5: batch.rate, 6: batch.grown}
+        lines += [_line(row, measured[row], batch.problem) for row in wanted]
+        notes += batch.notes
     if CLAIM_ROW in options.rows:
         lines += asyncio.run(measure_claims())
         notes.append("yardstick of row 7: the same claim among 10,000 rows")

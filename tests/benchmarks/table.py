@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tests.benchmarks.machine import Machine
 
-LOWER_IS_BETTER = frozenset({"ms", "%"})
+LOWER_IS_BETTER = frozenset({"ms", "%", "MB"})
 _NUMBERS = (
     "first", "then", "measured", "from … to", "others", "yardstick", "× of it", "Starlette",
 )  # fmt: skip
