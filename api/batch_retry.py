@@ -85,7 +85,7 @@ async def _lines(services: Services, batch: UUID, source: Source) -> AsyncIterat
                 url,
                 line.body,
             )
-        if len(page) < PAGE_LINES:
+        if not page:
             break
         after = page[-1].id
     async for text in _never_queued(services, source):

@@ -41,6 +41,7 @@ from db.batches import (
 )
 from db.files import find_file
 from db.keys import Identity
+from db.pages import PAGE_BYTES
 from db.sweeper import dispatch_jobs
 
 MAX_PAGE = 100
@@ -155,7 +156,7 @@ async def results(request: Request) -> Response:
     )
     headers = {
         "x-next-after": base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode(),
-        "x-has-more": "true" if len(found) == limit else "false",
+        "x-has-more": "true" if len(found) == limit or len(body) >= PAGE_BYTES else "false",
     }
     return Response(body, media_type="application/jsonl", headers=headers)
 

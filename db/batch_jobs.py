@@ -14,6 +14,7 @@ import msgspec
 from carpool.ids import line_bounds
 from carpool.states import BatchStatus
 from db.database import Fetches
+from db.pages import bounded
 from db.sql import load
 
 OWN = """
@@ -51,12 +52,15 @@ SETTLED = """
 select not exists (select from queue q where q.id between $1 and $2) as ended,
     not exists (select from deltas d where d.batch_id = $1) as counted
 """
-LINES = """
+LINES = bounded(
+    """
 select r.id, r.custom_id, s.outcome, s.status_code, s.body
 from results s join requests r on r.id = s.id
 where s.id > $1 and s.id <= $2
 order by s.id limit $3
-"""
+""",
+    order="id",
+)
 # With its files or not at all: those of a process that was taken for dead may be cleaned away.
 END = """
 with mine as (
@@ -217,9 +221,9 @@ async def settled(database: Fetches, batch: UUID) -> tuple[bool, bool]:
 async def ended_lines(
     database: Fetches, batch: UUID, *, after: UUID, limit: int
 ) -> list[EndedLine]:
-    """The lines that have ended, in the order of the input file, behind an id."""
+    """A page of the lines that have ended, in the order of the input file, behind an id."""
     rows = await database.fetch(LINES, after, line_bounds(batch)[1], limit)
-    return [EndedLine(*row) for row in rows]
+    return [EndedLine(*row[:-1]) for row in rows]
 
 
 async def end(

@@ -9,28 +9,35 @@ import msgspec
 
 from carpool.ids import line_bounds
 from db.database import Fetches
+from db.pages import bounded
 
 # In the order in which they were stored. A result carries the moment its transaction began at, and
 # one that began before another may commit after it: only what began before every transaction
 # that is still open is told, and so no line is ever overtaken by the cursor.
-FINISHED = """
+FINISHED = bounded(
+    """
 select s.id, r.custom_id, s.outcome, s.status_code, s.body, s.completed_at
 from results s join requests r on r.id = s.id
 where s.batch_id = $1 and s.id between $2 and $3 and (s.completed_at, s.id) > ($4, $5)
     and s.completed_at < $6
 order by s.completed_at, s.id limit $7
-"""
+""",
+    order="completed_at, id",
+)
 HORIZON = """
 select coalesce(min(xact_start), now()) as moment from pg_stat_activity
 where datname = current_database() and application_name like 'carpool%'
     and pid <> pg_backend_pid()
 """
-UNANSWERED = """
+UNANSWERED = bounded(
+    """
 select r.id, r.custom_id, r.body
 from results s join requests r on r.id = s.id
 where s.id > $1 and s.id <= $2 and s.outcome <> 0
 order by s.id limit $3
-"""
+""",
+    order="id",
+)
 MARGIN = timedelta(milliseconds=20)
 """Between the beginning of a transaction and its showing."""
 BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
@@ -65,7 +72,7 @@ class UnansweredLine(msgspec.Struct, frozen=True):
 async def finished_lines(
     database: Fetches, batch: UUID, *, after: Cursor, limit: int
 ) -> list[FinishedLine]:
-    """At most ``limit`` lines behind a cursor, in the order in which they ended."""
+    """A page of the lines behind a cursor, in the order in which they ended."""
     [horizon] = await database.fetch(HORIZON)
     rows: Sequence[Any] = await database.fetch(
         FINISHED,
@@ -76,12 +83,12 @@ async def finished_lines(
         horizon["moment"] - MARGIN,
         limit,
     )
-    return [FinishedLine(*row) for row in rows]
+    return [FinishedLine(*row[:-1]) for row in rows]
 
 
 async def unanswered_lines(
     database: Fetches, batch: UUID, *, after: UUID, limit: int
 ) -> list[UnansweredLine]:
-    """At most ``limit`` queued lines without a success behind an id, in the file's order."""
+    """A page of the queued lines without a success behind an id, in the file's order."""
     rows = await database.fetch(UNANSWERED, after, line_bounds(batch)[1], limit)
-    return [UnansweredLine(*row) for row in rows]
+    return [UnansweredLine(*row[:-1]) for row in rows]

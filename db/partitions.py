@@ -22,6 +22,12 @@ PARTITIONED: Final = (
 )
 LOCK_MILLISECONDS = 500
 LOCK_NOT_AVAILABLE = "55P03"
+OLDEST_OPEN = """
+select least(
+    (select id from queue order by id limit 1),
+    (select id from batches where status < 4 order by id limit 1)
+)
+"""
 _LOCK_KEY = 0x7061_7274
 log = structlog.get_logger()
 
@@ -73,13 +79,13 @@ async def _make(database: Database, table: str, name: str, start: datetime) -> b
 async def drop_partitions(database: Database, before: datetime) -> list[str]:
     """Drop the partitions of whole days before a moment; return their names.
 
-    A day stays while a request of it, or of a day before it, is not finished. Gives up for now,
-    with LockNotAvailableError, rather than make the traffic wait.
+    A day stays while a request or a batch of it, or of a day before it, is not finished. Gives up
+    for now, with LockNotAvailableError, rather than make the traffic wait.
     """
     dropped = []
     async with database.begin() as connection:
         await connection.execute(text(f"set local lock_timeout = '{LOCK_MILLISECONDS}ms'"))
-        oldest = await connection.scalar(text("select id from queue order by id limit 1"))
+        oldest = await connection.scalar(text(OLDEST_OPEN))
         rows = await connection.execute(text("select relname from pg_class where relkind = 'r'"))
         for name in sorted(rows.scalars()):
             table, _, day = name.rpartition("_")

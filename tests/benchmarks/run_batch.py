@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -41,7 +41,10 @@ SEED = 7
 
 def main() -> int:
     """Measure both files, and print a table."""
-    files = {"short chats": short_chats, "shared prefixes": shared_prefixes}
+    files: dict[str, Callable[[], Iterable[Json]]] = {
+        "short chats": short_chats,
+        "shared prefixes": shared_prefixes,
+    }
     table = Table("file", "Carpool", "vllm run-batch", "×", title=f"Row 8: {LINES} lines, seconds")
     with directory() as path:
         model = build(path / "tiny")
@@ -96,7 +99,7 @@ def _chat(text: str, tokens: int) -> Json:
     }
 
 
-def _bytes(chats: Iterator[Json] | list[Json]) -> bytes:
+def _bytes(chats: Iterable[Json]) -> bytes:
     return b"".join(
         json.dumps(
             {

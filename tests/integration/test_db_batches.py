@@ -298,6 +298,24 @@ async def test_an_open_batch_without_a_job_is_found_and_one_at_work_is_not(owned
     assert (await sweep_batches(owned.database)).idle == []
 
 
+async def test_a_page_is_cut_where_its_bodies_fill_it(owned: Owned) -> None:
+    from carpool.states import ServiceClass
+    from tests.integration.db_fixtures import result
+
+    await owned.begin(9)
+    assert await owned.queue(1, 9)
+    run = await owned.bench.run()
+    claims = await run.claim(9, service_class=ServiceClass.BATCH)
+    answers = [result(claim, body=b"x" * 3_000_000) for claim in claims]
+    await run.finisher.finish(run.lane, answers, False)
+    found, after = [], owned.id
+    while page := await ended_lines(owned.database, owned.id, after=after, limit=100):
+        assert len(page) <= 3
+        found += [item.custom_id for item in page]
+        after = page[-1].id
+    assert found == [f'"r{number}"' for number in range(1, 10)]
+
+
 async def test_lines_of_two_batches_never_mix(bench: "Bench") -> None:
     """Batches of one moment: their ranges of ids do not touch."""
     batches = [await batch_of(bench) for _ in range(50)]

@@ -184,6 +184,13 @@ async def test_a_day_is_dropped_when_nothing_unfinished_lies_in_it_or_before_it(
     }
     assert not [name for name in dropped if name.endswith("0518")]
     await bench.sql("delete from queue where id = $1", waiting)
+    await bench.sql(
+        "insert into batches (id, team_id, key_id, endpoint, completion_window, input_file_id,"
+        " fingerprint, expires_at) values ($1, 1, $1, 0, '24h', '', $1, now())",
+        waiting,
+    )
+    assert "requests_20310518" not in await drop_partitions(bench.database, future)
+    await bench.sql("update batches set status = 4")
     assert "requests_20310518" in await drop_partitions(bench.database, future)
     assert await bench.value("select count(*) from requests") == 0
 

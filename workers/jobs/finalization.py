@@ -123,7 +123,7 @@ async def _ended(jobs: JobContext, job: Job) -> AsyncIterator[EndedLine]:
             page = await ended_lines(lane, job.id, after=after, limit=PAGE_LINES)
             for line in page:
                 yield line
-            if len(page) < PAGE_LINES:
+            if not page:
                 return
             after = page[-1].id
     finally:
