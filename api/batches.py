@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from api.batch_body import PATH, read_batch
 from api.batch_objects import batch_object, dry_run_object
@@ -20,7 +20,7 @@ from api.batch_retry import retried
 from api.bodies import read_body
 from api.idempotency import HEADER, stored_once
 from api.query import limit_of, wait_of
-from api.responses import JSON
+from api.responses import JSON, event_stream, listing
 from api.services import Services
 from carpool.batch_lines import ended_line
 from carpool.errors import Conflict, InvalidRequest, NotFound, Unavailable
@@ -101,15 +101,7 @@ async def list_all(request: Request) -> Response:
         limit=limit + 1,
     )
     data = [batch_object(seen) for seen in found[:limit]]
-    return JSON(
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": len(found) > limit,
-        }
-    )
+    return listing(data, has_more=len(found) > limit)
 
 
 async def cancel(request: Request) -> Response:
@@ -130,11 +122,7 @@ async def events(request: Request) -> Response:
     """``GET /v1/batches/{id}/events``: the batch with its progress at each change, by SSE."""
     services, identity, identifier = await _addressed(request)
     seen = await _seen(services, identity, identifier)
-    return StreamingResponse(
-        _changes(services, identity, seen),
-        media_type="text/event-stream",
-        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-    )
+    return event_stream(_changes(services, identity, seen))
 
 
 async def results(request: Request) -> Response:

@@ -16,7 +16,7 @@ from api.bodies import declared_bytes, pieces
 from api.file_upload import FileUpload
 from api.multipart import Form
 from api.query import limit_of
-from api.responses import JSON
+from api.responses import JSON, listing
 from api.services import Services
 from carpool.errors import FileMissing, InvalidRequest, NotFound, StoreAway
 from carpool.ids import FILE_PREFIX, parse_public_id, public_id
@@ -81,15 +81,7 @@ async def list_all(request: Request) -> Response:
         oldest_first=order == "asc",
     )
     data = [file_object(seen) for seen in found[:limit]]
-    return JSON(
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": len(found) > limit,
-        }
-    )
+    return listing(data, has_more=len(found) > limit)
 
 
 async def delete(request: Request) -> Response:

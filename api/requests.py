@@ -7,11 +7,11 @@ from uuid import UUID
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from api.objects import request_object
 from api.query import limit_of, wait_of
-from api.responses import JSON, REQUEST_PREFIX
+from api.responses import JSON, REQUEST_PREFIX, event_stream, listing
 from api.services import Services
 from api.sinks import AnswerSink
 from carpool.errors import InvalidRequest, NotFound
@@ -58,11 +58,7 @@ async def events(request: Request) -> Response:
     """``GET /v1/requests/{id}/events``: the request object at each change of its status, by SSE."""
     services, identity, identifier = await _addressed(request)
     seen = await _seen(services, identity, identifier)
-    return StreamingResponse(
-        _changes(services, identity, seen),
-        media_type="text/event-stream",
-        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-    )
+    return event_stream(_changes(services, identity, seen))
 
 
 async def cancel(request: Request) -> Response:
@@ -89,15 +85,7 @@ async def list_requests(request: Request) -> Response:
         limit=limit + 1,
     )
     data = [request_object(seen) for seen in found[:limit]]
-    return JSON(
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": len(found) > limit,
-        }
-    )
+    return listing(data, has_more=len(found) > limit)
 
 
 async def _changes(

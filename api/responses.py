@@ -1,12 +1,12 @@
 """Answers on their way to the client."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from carpool.errors import APIError
@@ -68,6 +68,28 @@ async def _drop_body(receive: Receive) -> None:
                 async with asyncio.timeout(LINGER_STALL_SECONDS):
                     if not (await receive()).get("more_body", False):
                         return
+
+
+def listing(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> JSON:
+    """A page of objects, as the SDK walks them."""
+    return JSON(
+        {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
+            "has_more": has_more,
+        }
+    )
+
+
+def event_stream(events: AsyncIterator[bytes]) -> StreamingResponse:
+    """Server-sent events, that no proxy shall keep back."""
+    return StreamingResponse(
+        events,
+        media_type="text/event-stream",
+        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+    )
 
 
 def error_response(error: APIError, request_id: str | None = None, *, early: bool = False) -> JSON:
