@@ -1,5 +1,6 @@
 """Fixtures that tests with a real stack share."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -15,6 +16,9 @@ HASTY = {
     "CARPOOL_STREAM_HOLD_SECONDS": "0.2",
     "CARPOOL_STREAM_HEARTBEAT_SECONDS": "0.2",
 }
+# Tests that were started in the background ignore it, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ALARMS = ("Traceback", "unhandled_error", "backend_bug", "group_failed", "never retrieved")
 
 

@@ -32,8 +32,8 @@ def tiny_model() -> Iterator[Path]:
     rmtree(directory)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def stack(tiny_model: Path) -> Iterator[Stack]:
-    """`carpool up` with the tiny model; ready before its engine is."""
+    """`carpool up` with the tiny model; ready before its engine is, which takes its time."""
     with stack_in_temporary_directory(vllm_environment(tiny_model)) as started:
         yield started

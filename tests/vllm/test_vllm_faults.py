@@ -3,15 +3,15 @@
 import asyncio
 import os
 import signal
-from pathlib import Path
 
 import psutil
 import pytest
 from openai import AsyncOpenAI
 
+from db.keys import NewKey
 from tests.faults.load import in_flight, settled
-from tests.stack import stack_in_temporary_directory
-from tests.vllm.conftest import START_SECONDS, vllm_environment
+from tests.stack import Stack
+from tests.vllm.conftest import START_SECONDS
 
 REQUESTS = 100
 WORKER = "worker vllm-1"
@@ -32,22 +32,23 @@ async def ask(client: AsyncOpenAI, model: str, number: int) -> int:
 @pytest.mark.vllm
 @pytest.mark.timeout(600)
 async def test_a_killed_worker_leaves_no_engine_and_its_successor_answers_all(
-    tiny_model: Path,
+    stack: Stack, team: NewKey
 ) -> None:
-    with stack_in_temporary_directory(vllm_environment(tiny_model)) as stack:
-        async with stack.async_client(max_retries=2) as client:
-            asking = [asyncio.create_task(ask(client, "tiny", n)) for n in range(REQUESTS)]
-            await in_flight(stack, REQUESTS, START_SECONDS)
-            worker = psutil.Process(stack.pid(WORKER))
-            engines = worker.children(recursive=True)
-            assert engines
-            os.kill(worker.pid, signal.SIGKILL)
-            _, alive = await asyncio.to_thread(psutil.wait_procs, [worker, *engines], 10)
-            assert not alive
-            async with asyncio.timeout(START_SECONDS):
-                tokens = await asyncio.gather(*asking)
-            await settled(stack)
-        assert tokens == [600] * REQUESTS
-        assert await stack.value("select count(*) from results where outcome = 0") == REQUESTS
-        assert await stack.value("select count(*) from attempts") == REQUESTS
-        assert stack.pid(WORKER) != worker.pid
+    async with stack.async_client(api_key=team.secret, max_retries=2) as client:
+        asking = [asyncio.create_task(ask(client, "tiny", n)) for n in range(REQUESTS)]
+        await in_flight(stack, REQUESTS, START_SECONDS)
+        worker = psutil.Process(stack.pid(WORKER))
+        engines = worker.children(recursive=True)
+        assert engines
+        os.kill(worker.pid, signal.SIGKILL)
+        _, alive = await asyncio.to_thread(psutil.wait_procs, [worker, *engines], 10)
+        assert not alive
+        async with asyncio.timeout(START_SECONDS):
+            tokens = await asyncio.gather(*asking)
+        await settled(stack)
+    assert tokens == [600] * REQUESTS
+    mine = "from {} where team_id = (select team_id from keys where id = $1)"
+    completed = f"select count(*) {mine.format('results')} and outcome = 0"
+    assert await stack.value(completed, team.id) == REQUESTS
+    assert await stack.value(f"select count(*) {mine.format('attempts')}", team.id) == REQUESTS
+    assert stack.pid(WORKER) != worker.pid
