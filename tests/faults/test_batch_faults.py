@@ -230,12 +230,13 @@ async def test_everything_told_to_end_in_mid_batch_and_started_again(stack: Stac
 
 @pytest.mark.parametrize("end", ["cancel", "expire"])
 async def test_a_batch_that_ends_while_its_file_is_still_read(quick_stack: Stack, end: str) -> None:
-    """Lines that are queued and lines that never were: each stands in a file once."""
+    """Lines that are queued, and run meanwhile, and lines that never were: each in a file once."""
     async with quick_stack.http() as http:
         batches = Batches(http)
         batch = await batches.create(many(MANY))
         await ingesting(quick_stack, batch, MANY)
         with stopped(quick_stack.pid("jobs")):
+            await eventually(lambda: _some_done(quick_stack, batch))
             if end == "cancel":
                 await batches.cancel(batch["id"])
             else:
@@ -265,9 +266,9 @@ async def _two_runs(stack: Stack) -> bool:
     return bool(await stack.value("select count(*) from runs where ended_at is null") == 2)
 
 
-async def _all_ended(stack: Stack, batch: Json, number: int) -> bool:
+async def _some_done(stack: Stack, batch: Json) -> bool:
     [rows] = await stack.fetch(ROWS, name(batch))
-    return bool(rows["results"] == number)
+    return bool(rows["results"] > 0)
 
 
 async def _ingested(stack: Stack, batch: Json, number: int) -> bool:

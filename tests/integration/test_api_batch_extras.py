@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 FAILING: Json = {"carpool_simulate": {"status": 422}}
 SLOW: Json = {"carpool_simulate": {"milliseconds_per_token": 150}}
+LIMITED = {"CARPOOL_MAX_ENQUEUED_TOKENS": "8000"}
 PRICES = """
 [backends.simulated]
 kind = "simulated"
@@ -197,12 +198,12 @@ async def test_a_dry_run_knows_the_pace(batches: Batches) -> None:
     assert found["seconds"] >= 1
 
 
-async def test_prices_and_priorities_of_a_stack_with_one_slot(tmp_path: Any) -> None:
+async def test_prices_priorities_and_limits_of_a_stack_with_one_slot(tmp_path: Any) -> None:
     """Of two batches of a team the one of the higher priority goes first, whichever came first."""
     config = tmp_path / "carpool.toml"
     config.write_text(PRICES)
     options = ("--config", str(config))
-    with stack_in_temporary_directory(options=options) as stack:
+    with stack_in_temporary_directory(LIMITED, options=options) as stack:
         async with stack.http() as http:
             batches = Batches(http)
             found = await _dry_run(batches, await batches.upload(lines(1000)))
@@ -216,11 +217,31 @@ async def test_prices_and_priorities_of_a_stack_with_one_slot(tmp_path: Any) -> 
             assert (low["priority"], usual["priority"], high["priority"]) == (-5, 0, 5)
             ended = [await batches.ended(batch["id"]) for batch in (low, usual, high)]
             assert [batch["status"] for batch in ended] == ["completed"] * 3
+            await _refused_for_its_tokens(batches)
         order = await stack.fetch(
-            "select batch_id, max(completed_at) as last from results group by 1 order by 2"
+            "select batch_id, max(completed_at) as last from results where outcome = 0 "
+            "group by 1 order by 2"
         )
         names = [f"batch_{row['batch_id'].hex}" for row in order]
         assert names == [high["id"], usual["id"], low["id"]]
+
+
+async def _refused_for_its_tokens(batches: Batches) -> None:
+    """Open batches of a team and a model may hold so many tokens together; ended ones count not."""
+    half = lines(150, body={"messages": [{"role": "user", "content": "x" * 100}]} | FOREVER)
+    first = await batches.create(half)
+    await batches.until(first["id"], "in_progress")
+    second = await batches.ended((await batches.create(half))["id"])
+    assert second["status"] == "failed"
+    [error] = second["errors"]["data"]
+    assert (error["code"], error["line"], error["param"]) == ("token_limit_exceeded", None, None)
+    assert error["message"].startswith("Enqueued token limit reached for simulated in ")
+    await batches.cancel(first["id"])
+    await batches.ended(first["id"])
+    third = await batches.create(half)
+    await batches.until(third["id"], "in_progress")
+    await batches.cancel(third["id"])
+    await batches.ended(third["id"])
 
 
 async def _dry_run(batches: Batches, file: str) -> Json:

@@ -7,7 +7,7 @@ from shutil import rmtree
 
 import pytest
 
-from tests.stack import Stack, stack_in_temporary_directory
+from tests.stack import Stack, eventually, stack_in_temporary_directory
 from tests.vllm.tiny_model import build
 
 START_SECONDS = 170.0
@@ -22,6 +22,15 @@ def vllm_environment(model: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
+
+
+async def served(stack: Stack) -> None:
+    """Wait for the engine; requests would wait for it too, but stock clients time out."""
+
+    async def serves() -> bool:
+        return bool(await stack.value("select count(*) from runs where ended_at is null"))
+
+    await eventually(serves, START_SECONDS)
 
 
 @pytest.fixture(scope="session")

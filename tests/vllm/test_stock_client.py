@@ -13,7 +13,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.stack import IN_FLIGHT, Json, Requests, Stack, Stock, eventually
-from tests.vllm.conftest import START_SECONDS
+from tests.vllm.conftest import served
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300), pytest.mark.usefixtures("quiet")]
 
@@ -33,12 +33,7 @@ MANY = 300
 
 @pytest.fixture(autouse=True)
 async def engine(stack: Stack) -> None:
-    """Wait for the engine once; requests would wait for it too, but stock clients time out."""
-
-    async def serves() -> bool:
-        return bool(await stack.value("select count(*) from runs where ended_at is null"))
-
-    await eventually(serves, START_SECONDS)
+    await served(stack)
 
 
 async def test_models_are_listed(stock: Stock) -> None:
