@@ -4,13 +4,15 @@ A process renews its row; one whose row has ended is dead to all others. A *seat
 only one process can hold, known to a supervisor: who takes it proves that its last holder is dead.
 """
 
+import asyncio
 import os
 import socket
 from uuid import UUID
 
 import asyncpg
+import structlog
 
-from db.database import Fetches
+from db.database import Database, DatabaseAway, Fetches
 
 TAKE_SEAT = """
 update processes set ended_at = now() where seat = $1 and id <> $2 and ended_at is null
@@ -23,6 +25,7 @@ insert into processes (id, kind, seat, host, pid) values ($1, $2, $3, $4, $5)
 on conflict (id) do update set heartbeat_at = now(), ended_at = null, seat = $3
 """
 LEAVE = "update processes set ended_at = now() where id = $1"
+log = structlog.get_logger()
 
 
 class Process:
@@ -49,6 +52,20 @@ class Process:
             self._seat = None  # another holds it now
             await self._insert(lane)
         return False
+
+    async def live(self, database: Database, beat_seconds: float) -> None:
+        """Beat for ever, on a lane of its own."""
+        lane = database.lane()
+        try:
+            while True:
+                await asyncio.sleep(beat_seconds)
+                try:
+                    if not await self.beat(lane):
+                        log.warning("process_was_taken_for_dead")
+                except DatabaseAway as error:
+                    log.warning("heartbeat_failed", error=str(error))
+        finally:
+            await lane.close()
 
     async def leave(self, lane: Fetches) -> None:
         """Say that this process ends."""

@@ -79,7 +79,7 @@ class Worker:
         await _until_reached(lambda: self._process.enter(lane))
         background = Background()
         background.start(
-            self._beat(),
+            self._process.live(self._database, self._settings.heartbeat_seconds),
             self._doorbell.serve(),
             Sweeper(self._settings, self._database, self._doorbell, self._broker).serve(),
         )
@@ -156,19 +156,6 @@ class Worker:
         if run.engine_died:
             self._exit_code = EXIT_ENGINE_DIED
             self._draining.set()
-
-    async def _beat(self) -> None:
-        lane = self._database.lane()
-        try:
-            while True:
-                try:
-                    if not await self._process.beat(lane):
-                        log.warning("process_was_taken_for_dead")
-                except DatabaseAway as error:
-                    log.warning("heartbeat_failed", error=str(error))
-                await asyncio.sleep(self._settings.heartbeat_seconds)
-        finally:
-            await lane.close()
 
     async def _close_engine(self) -> None:
         try:

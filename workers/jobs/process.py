@@ -82,7 +82,7 @@ class Jobs:
         await self._enter()
         background = Background()
         background.start(
-            self._beat(),
+            self._process.live(self._database, self._settings.heartbeat_seconds),
             self._doorbell.serve(),
             self._doorbell.listen((JOBS_CHANNEL,), self._heard, _nothing),
             self._fold(),
@@ -111,19 +111,6 @@ class Jobs:
             except DatabaseAway as error:
                 log.warning("database_away", error=str(error))
                 await asyncio.sleep(ENTER_SECONDS)
-
-    async def _beat(self) -> None:
-        lane = self._database.lane()
-        try:
-            while True:
-                await asyncio.sleep(self._settings.heartbeat_seconds)
-                try:
-                    if not await self._process.beat(lane):
-                        log.warning("process_was_taken_for_dead")
-                except DatabaseAway as error:
-                    log.warning("heartbeat_failed", error=str(error))
-        finally:
-            await lane.close()
 
     async def _fold(self) -> None:
         lane = self._database.lane()
