@@ -14,6 +14,8 @@ from tests.stack import Stack
 from tests.vllm.conftest import START_SECONDS
 
 REQUESTS = 100
+TOKENS = 1000
+"""Enough that all are in flight together, also with an engine that is warm."""
 WORKER = "worker vllm-1"
 
 
@@ -22,7 +24,7 @@ async def ask(client: AsyncOpenAI, model: str, number: int) -> int:
     answer = await client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": f"Who leaves the yard at {number}?"}],
-        max_tokens=600,
+        max_tokens=TOKENS,
         extra_body={"ignore_eos": True},
     )
     assert answer.usage is not None
@@ -46,7 +48,7 @@ async def test_a_killed_worker_leaves_no_engine_and_its_successor_answers_all(
         async with asyncio.timeout(START_SECONDS):
             tokens = await asyncio.gather(*asking)
         await settled(stack)
-    assert tokens == [600] * REQUESTS
+    assert tokens == [TOKENS] * REQUESTS
     mine = "from {} where team_id = (select team_id from keys where id = $1)"
     completed = f"select count(*) {mine.format('results')} and outcome = 0"
     assert await stack.value(completed, team.id) == REQUESTS
