@@ -8,7 +8,7 @@ from uuid import UUID
 
 from starlette.requests import Request
 
-from api.idempotency import stored_once
+from api.idempotency import key_of, stored_once
 from api.intake import Intake
 from api.services import Services, Ticket
 from api.waiting import Sink
@@ -36,7 +36,7 @@ async def admit(
     where Postgres is away; the sink then waits for nothing.
     """
     backends = await services.catalog.backends(intake.model)
-    key = request.headers.get("idempotency-key")
+    key = key_of(request, intake.endpoint)
     if key is None and _retries(request) > 0:
         found = await take_over(
             services.database,
@@ -46,8 +46,8 @@ async def admit(
         )
         if found is not None:
             ticket = Ticket(request=found[0], connection=found[1])
-            await _join(services, ticket.request, sink)
-            return ticket
+            if await _joined(services, ticket.request, sink):
+                return ticket
     submission = _submission(services, identity, intake, waits=sink is not None)
     if sink is not None:
         services.waiting.add(sink, submission.id)
@@ -60,13 +60,13 @@ async def admit(
                 partial(store_submission, submission),
                 submission.id,
                 team_id=identity.team_id,
-                path=intake.endpoint,
                 key=key,
                 fingerprint=submission.fingerprint,
             )
             if first != submission.id:
-                ticket = Ticket(request=first, connection=new_id())
-                await _join(services, first, sink)
+                ticket = Ticket(request=first, connection=new_id(), key=key)
+                if not await _joined(services, first, sink):
+                    raise Unavailable("The first request of this key was just refused; try again.")
                 return ticket
     except BaseException as error:
         if sink is not None:
@@ -79,20 +79,23 @@ async def admit(
         services.doorbell.ring(
             backend, Waiting(intake.model, intake.service_class, identity.team_id)
         )
-    return Ticket(request=submission.id, connection=submission.id)
+    return Ticket(request=submission.id, connection=submission.id, key=key)
 
 
-async def _join(services: Services, request: UUID, sink: Sink | None) -> None:
-    """Let a sink wait for a request that may have run, or ended, before."""
+async def _joined(services: Services, request: UUID, sink: Sink | None) -> bool:
+    """Let a sink wait for a request that may have run, or ended; False where it is forgotten."""
     if sink is None:
         await leave(services.database, request)
-        return
+        return True
     services.waiting.remove(sink)
     services.waiting.add(sink, request)
     if not await attach(services.database, request, services.incarnation):
         result = await result_of(services.database, request)
-        if result is not None:
-            sink.stored(result)
+        if result is None:
+            services.waiting.remove(sink)
+            return False
+        sink.stored(result)
+    return True
 
 
 def _submission(
@@ -102,7 +105,7 @@ def _submission(
         id=new_id(),
         team_id=identity.team_id,
         key_id=identity.key_id,
-        person=_storable(identity.owner or intake.person),
+        person=_shortened(identity.owner or intake.person),
         service_class=intake.service_class,
         endpoint=ENDPOINTS.index(intake.endpoint),
         model=intake.model,
@@ -116,9 +119,8 @@ def _submission(
     )
 
 
-def _storable(person: str | None) -> str | None:
-    """A text that Postgres takes: without NUL."""
-    return None if person is None else person.replace("\0", "")[:MAX_PERSON_LENGTH]
+def _shortened(person: str | None) -> str | None:
+    return None if person is None else person[:MAX_PERSON_LENGTH]
 
 
 def _retries(request: Request) -> int:

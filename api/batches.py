@@ -18,7 +18,7 @@ from api.batch_objects import batch_object, dry_run_object
 from api.batch_progress import Progress
 from api.batch_retry import retried
 from api.bodies import read_body
-from api.idempotency import HEADER, stored_once
+from api.idempotency import key_of, stored_once
 from api.query import limit_of, wait_of
 from api.responses import JSON, event_stream, listing
 from api.services import Services
@@ -132,10 +132,12 @@ async def results(request: Request) -> Response:
     ``x-has-more`` says whether more are there already.
     """
     services, identity, identifier = await _addressed(request)
-    await _seen(services, identity, identifier)
+    seen = await _seen(services, identity, identifier)
     limit = limit_of(request.query_params, most=MAX_LINES, default=DEFAULT_LINES)
     cursor = _cursor(request.query_params.get("after"))
-    found = await finished_lines(services.database, identifier, after=cursor, limit=limit)
+    found = await finished_lines(
+        services.database, identifier, ended=seen.ended, after=cursor, limit=limit
+    )
     if found:
         cursor = Cursor(found[-1].completed_at, found[-1].id)
     body = b"".join(
@@ -162,7 +164,7 @@ async def retry(request: Request) -> Response:
 
 async def _created(services: Services, request: Request, new: NewBatch) -> UUID:
     """The id of a new batch, or of the one that this creation repeats."""
-    key = request.headers.get(HEADER)
+    key = key_of(request, PATH)
     if key is not None:
         identifier = new_batch_id()
         return await stored_once(
@@ -170,7 +172,6 @@ async def _created(services: Services, request: Request, new: NewBatch) -> UUID:
             partial(store_batch, new, identifier),
             identifier,
             team_id=new.team_id,
-            path=PATH,
             key=key,
             fingerprint=new.fingerprint,
         )

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+from starlette.requests import Request
+
 from api.services import Services
 from carpool.errors import IdempotencyMismatch, InvalidRequest
 from db.idempotency import store_once
@@ -19,8 +21,7 @@ async def stored_once(
     identifier: UUID,
     *,
     team_id: int,
-    path: str,
-    key: str,
+    key: UUID,
     fingerprint: UUID,
 ) -> UUID:
     """The id of what is stored under a key: ``identifier``, stored now, or an earlier one.
@@ -32,7 +33,7 @@ async def stored_once(
         store,
         identifier,
         team_id=team_id,
-        key=_stored(path, key),
+        key=key,
         fingerprint=fingerprint,
     )
     if first.fingerprint != fingerprint:
@@ -40,7 +41,11 @@ async def stored_once(
     return first.identifier
 
 
-def _stored(path: str, key: str) -> UUID:
+def key_of(request: Request, path: str) -> UUID | None:
+    """A hash of the key that a request for a path came with, or None."""
+    key = request.headers.get(HEADER)
+    if key is None:
+        return None
     if not 0 < len(key) <= MAX_KEY_LENGTH:
         raise InvalidRequest(f"An {HEADER} has 1 to {MAX_KEY_LENGTH} characters.", param=HEADER)
     digest = hashlib.sha256(f"POST {path}\n{key}".encode()).digest()

@@ -17,7 +17,7 @@ from api.responses import JSON, REQUEST_PREFIX, error_response, watch
 from api.services import Services, Ticket
 from api.sinks import AnswerSink, StreamSink
 from api.streaming import StreamResponse
-from carpool.errors import Unavailable
+from carpool.errors import InvalidRequest, Unavailable
 from carpool.ids import public_id
 from carpool.states import Endpoint
 from db.database import DatabaseAway
@@ -101,23 +101,28 @@ async def _answered(
         "x-request-id": public_id(REQUEST_PREFIX, ticket.request),
         "openai-processing-ms": str(int((time.monotonic() - began) * 1000)),
     }
+    refused = alone and end.status_code == InvalidRequest.status
+    if refused:
+        await services.refuse(ticket)
     if end.status_code >= 400:
         # Carpool itself has tried as often as makes sense.
         headers["x-should-retry"] = "false"
 
     def written() -> None:
-        if disconnect.done():
-            services.disconnected(ticket, alone=alone)
-        else:
+        if not disconnect.done():
             disconnect.cancel()
-            services.delivered(ticket)
+            if not refused:
+                services.delivered(ticket)
+        elif not refused:
+            services.disconnected(ticket, alone=alone)
 
     return JSON(body, end.status_code, headers, written)
 
 
 async def _accepted(services: Services, ticket: Ticket, team_id: int) -> Response:
     seen = await view(services.database, ticket.request, team_id=team_id)
-    assert seen is not None
+    if seen is None:
+        raise Unavailable("What this request repeats was just refused; try again.")
     headers = {
         "x-request-id": public_id(REQUEST_PREFIX, ticket.request),
         "preference-applied": "respond-async",

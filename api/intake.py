@@ -10,7 +10,7 @@ import msgspec
 from carpool.errors import InvalidRequest
 from carpool.prefix import prefix_key
 from carpool.states import Endpoint, ServiceClass
-from carpool.wire import DECODERS, Body, CompletionBody, EmbeddingBody
+from carpool.wire import DECODERS, Body, CompletionBody, EmbeddingBody, holds_nul
 
 PROMPT_FIELDS: Final = {
     Endpoint.CHAT: b'"messages"',
@@ -89,7 +89,6 @@ def _decode(endpoint: Endpoint, raw: bytes) -> Body:
         if not raw.isascii():
             raw.decode()
         body: Body = DECODERS[endpoint].decode(raw)
-        return body
     except msgspec.ValidationError as error:
         raise refusal(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -102,6 +101,11 @@ def _decode(endpoint: Endpoint, raw: bytes) -> Body:
         raise InvalidRequest(
             "The JSON body of your request is nested too deeply.", code="invalid_json"
         ) from None
+    if holds_nul(raw):
+        raise InvalidRequest(
+            "Invalid body: a text holds the character NUL (\\u0000).", code="invalid_value"
+        )
+    return body
 
 
 def refusal(reason: str) -> InvalidRequest:

@@ -25,6 +25,7 @@ from db.database import Database, DatabaseAway, Lane
 from db.delivery import attach_all, store_deliveries, store_disconnects
 from db.group import GroupCommit
 from db.processes import Process
+from db.refusal import forget_refused
 from db.routes import ensure_routes
 from db.submit import Submission, submit
 from db.sweeper import Sweeper
@@ -39,10 +40,11 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A request that was taken in: its id, and the id of the connection that waits for it."""
+    """A request that was taken in, the connection that waits for it, and its Idempotency-Key."""
 
     request: UUID
     connection: UUID
+    key: UUID | None = None
 
 
 class Services:
@@ -115,6 +117,16 @@ class Services:
     def delivered(self, ticket: Ticket) -> None:
         """Note that an answer's last byte was written."""
         self.deliveries.put(ticket.request)
+
+    async def refuse(self, ticket: Ticket) -> None:
+        """Forget a request that its engine refused as bad input, as if it had not been let in.
+
+        Where that fails, it stays stored with its refusal.
+        """
+        try:
+            await forget_refused(self.database, ticket.request, key=ticket.key)
+        except DatabaseAway as error:
+            log.warning("refusal_kept", request=str(ticket.request), error=str(error))
 
     def note_delivery(self, created: UUID) -> None:
         """Note that a client was told of what it created."""

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from api.responses import JSON, REQUEST_PREFIX, error_response, watch
 from api.services import Services, Ticket
 from api.sinks import StreamSink
-from carpool.errors import CarpoolError, Unavailable
+from carpool.errors import CarpoolError, InvalidRequest, Unavailable
 from carpool.ids import public_id
 from carpool.states import Outcome
 from db.database import DatabaseAway
@@ -46,6 +46,7 @@ class StreamResponse(Response):
         self._sink = sink
         self._started = False
         self._let_go = False
+        self._refused = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services, sink = self._services, self._sink
@@ -67,6 +68,8 @@ class StreamResponse(Response):
         services, ticket = self._services, self._ticket
         alone = services.waiting.remove(sink)
         disconnect.cancel()
+        if self._refused:
+            return
         if ended:
             services.delivered(ticket)
         elif sink.taken and alone:
@@ -128,6 +131,10 @@ class StreamResponse(Response):
         if self._started or text:
             await self._write(send, text + _event(body), last=True)
         else:
+            bad_input = end.status_code == InvalidRequest.status
+            if bad_input and self._services.waiting.remove(sink):
+                self._refused = True
+                await self._services.refuse(self._ticket)
             headers = {"x-request-id": self._request_id, "x-should-retry": "false"}
             await JSON(body, end.status_code, headers)(scope, receive, send)
         return True

@@ -14,6 +14,7 @@ from msgspec import UNSET, Raw, UnsetType
 from carpool.errors import ErrorEnvelope
 from carpool.lines import Line
 from carpool.states import Endpoint, Outcome
+from carpool.wire import holds_nul
 
 BYTES_PER_TOKEN = 4
 """For estimates: about what English text has in common tokenizers."""
@@ -157,6 +158,10 @@ class Inspection:
             body = _decode_body(raw)
         except msgspec.ValidationError as error:
             self._refuse("invalid_request", f"The body is invalid: {error}.", line, "body")
+            return
+        if holds_nul(bytes(raw)):
+            message = "The body is invalid: a text holds the character NUL (\\u0000)."
+            self._refuse("invalid_request", message, line, "body")
             return
         if not body.model:
             self._refuse("invalid_request", "Model parameter is required.", line, "body.model")

@@ -3,6 +3,7 @@
 What is not named here is accepted and passed on unread. Bounds are those of OpenAI's reference.
 """
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -90,3 +91,10 @@ DECODERS: dict[Endpoint, Any] = {
     Endpoint.COMPLETIONS: msgspec.json.Decoder(CompletionBody),
     Endpoint.EMBEDDINGS: msgspec.json.Decoder(EmbeddingBody),
 }
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def holds_nul(json: bytes) -> bool:
+    """Whether a text of a JSON document holds the character NUL, which is no text."""
+    return b"\\u0000" in json and _NUL.search(json) is not None

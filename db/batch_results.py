@@ -41,6 +41,7 @@ order by s.id limit $3
 MARGIN = timedelta(milliseconds=20)
 """Between the beginning of a transaction and its showing."""
 BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
+FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -70,17 +71,23 @@ class UnansweredLine(msgspec.Struct, frozen=True):
 
 
 async def finished_lines(
-    database: Fetches, batch: UUID, *, after: Cursor, limit: int
+    database: Fetches, batch: UUID, *, ended: bool, after: Cursor, limit: int
 ) -> list[FinishedLine]:
-    """A page of the lines behind a cursor, in the order in which they ended."""
-    [horizon] = await database.fetch(HORIZON)
+    """A page of the lines behind a cursor, in the order in which they ended.
+
+    ``ended`` is whether the batch has: then nothing is still to be stored, and all may be told.
+    """
+    horizon = FOREVER
+    if not ended:
+        [row] = await database.fetch(HORIZON)
+        horizon = row["moment"] - MARGIN
     rows: Sequence[Any] = await database.fetch(
         FINISHED,
         batch,
         *line_bounds(batch),
         after.completed_at,
         after.id,
-        horizon["moment"] - MARGIN,
+        horizon,
         limit,
     )
     return [FinishedLine(*row[:-1]) for row in rows]

@@ -20,9 +20,10 @@ RETRY_SECONDS = 0.2
 
 def line(custom_id: str, **changes: Any) -> Json:
     """A line of an input file; the changes of ``body`` go over a short chat."""
+    name = custom_id[:40].replace("\0", "NUL")
     body = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": f"Who is {custom_id[:40]}?"}],
+        "messages": [{"role": "user", "content": f"Who is {name}?"}],
         "max_tokens": 2,
     }
     return {

@@ -12,6 +12,8 @@ from openai import BadRequestError, NotFoundError, OpenAI, UnprocessableEntityEr
 from db.keys import NewKey
 from tests.stack import CHAT, Json, Requests, Stack, Stock
 
+LONG = CHAT | {"messages": [{"role": "user", "content": "word " * 9000}]}
+
 pytestmark = pytest.mark.usefixtures("quiet")
 
 TABLES = ("requests", "queue", "results", "attempts", "reattachments", "idempotency_keys")
@@ -167,7 +169,7 @@ async def test_the_other_endpoints_name_what_is_wrong(
 
 
 @pytest.mark.usefixtures("nothing_stored")
-@pytest.mark.parametrize("model", ["nowhere", "Simulated", "simu\0lated", " ", "\U0001f697"])
+@pytest.mark.parametrize("model", ["nowhere", "Simulated", " ", "\U0001f697"])
 async def test_an_unknown_model_is_not_found(stock: Stock, model: str) -> None:
     with pytest.raises(NotFoundError) as caught:
         await stock(lambda client: client.chat.completions.create(**CHAT | {"model": model}))
@@ -244,21 +246,48 @@ async def test_a_huge_string_is_only_text(requests: Requests) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_prompt_longer_than_the_context(stock: Stock, stream: bool) -> None:
-    """A real 400 in both, raised before the first chunk.
+    """A real 400 in both, raised before the first chunk, which leaves nothing stored.
 
-    Only the engine can count its tokens, so the request is taken in; what it leaves is its refusal.
+    Only the engine can count its tokens: the request is taken in, and forgotten when it is refused.
     """
-    long = [{"role": "user", "content": "word " * 9000}]
     with pytest.raises(BadRequestError) as caught:
-        await stock(
-            lambda client: client.chat.completions.create(
-                **CHAT | {"messages": long}, stream=stream
-            )
-        )
+        await stock(lambda client: client.chat.completions.create(**LONG, stream=stream))
     error = caught.value
     assert (error.code, error.param) == ("context_length_exceeded", "messages")
     assert error.response.headers["content-type"] == "application/json"
-    found = await stock(lambda client: client.get(f"/requests/{error.request_id}", cast_to=object))
+    with pytest.raises(NotFoundError):
+        await stock(lambda client: client.get(f"/requests/{error.request_id}", cast_to=object))
+    assert (await stock(lambda client: client.get("/requests", cast_to=object)))["data"] == []
+
+
+async def test_a_refusal_under_an_idempotency_key_frees_the_key(requests: Requests) -> None:
+    headers = {"idempotency-key": "k"}
+    for _ in range(2):
+        answer = await requests.http.post("/chat/completions", json=LONG, headers=headers)
+        assert answer.status_code == 400
+        assert await requests.ids() == []
+    answer = await requests.http.post("/chat/completions", json=CHAT, headers=headers)
+    assert answer.status_code == 200
+
+
+async def test_two_of_one_key_that_is_refused(requests: Requests) -> None:
+    """Both get the refusal, in whatever order they are told and the key is freed."""
+    headers = {"idempotency-key": "k"}
+    for _ in range(10):
+        answers = await asyncio.gather(
+            *(requests.http.post("/chat/completions", json=LONG, headers=headers) for _ in range(4))
+        )
+        assert {answer.status_code for answer in answers} <= {400, 503}
+        assert 400 in {answer.status_code for answer in answers}
+        assert await requests.ids() == []
+
+
+async def test_a_refusal_that_no_connection_waited_for_is_kept(requests: Requests) -> None:
+    """Who asked to be told later must be able to look it up."""
+    headers = {"prefer": "respond-async"}
+    answer = await requests.http.post("/chat/completions", json=LONG, headers=headers)
+    identifier = answer.json()["id"]
+    found = (await requests.http.get(f"/requests/{identifier}", params={"wait": 30})).json()
     assert (found["status"], found["attempts"]) == ("failed", 1)
 
 

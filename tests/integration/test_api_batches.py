@@ -149,13 +149,14 @@ async def test_a_character_split_over_pieces_of_the_upload(batches: Batches, pie
         ({"method": "POST", "url": URL, "body": {}}, "missing_required_parameter", "custom_id"),
         (line("b", body={"model": None}), "invalid_request", "body.model"),
         (line("b") | {"body": {"model": "simulated"}}, "invalid_request", "body.messages"),
+        (line("b", body={"user": "a\0"}), "invalid_request", "body"),
         (line("b", url="/v1/embeddings"), "invalid_url", "url"),
         (line("b", body={"model": "nowhere"}), "model_not_found", "body.model"),
         (line("b", body={"stream": True}), "streaming_unsupported", "body.stream"),
         (line("b", body={"model": "parked"}), "mismatched_model", "body.model"),
         (line("r0"), "duplicate_custom_id", "custom_id"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 @pytest.mark.usefixtures("parked")
 async def test_an_invalid_line_fails_the_batch_and_nothing_of_it_runs(

@@ -69,12 +69,11 @@ async def test_another_key_of_the_team_outlives_a_revoked_one(stack: Stack) -> N
         (None, "ann", "ann"),
         ("bob", None, "bob"),
         ("bob", "ann", "bob"),
-        (None, "a\0nn", "ann"),
         (None, "", None),
         (None, "n" * 1000, "n" * 255),
         (None, "\U0001f697 Jörg", "\U0001f697 Jörg"),
     ],
-    ids=range(8),
+    ids=range(7),
 )
 async def test_a_request_is_its_persons(
     stack: Stack, owner: str | None, user: str | None, person: str | None

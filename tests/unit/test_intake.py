@@ -12,6 +12,7 @@ from api.intake import MAX_NAME_LENGTH, Intake, fingerprint, read
 from carpool.errors import InvalidRequest
 from carpool.prefix import prefix_key
 from carpool.states import Endpoint, ServiceClass
+from carpool.wire import holds_nul
 
 Json = dict[str, Any]
 
@@ -164,7 +165,12 @@ def test_a_fingerprint_is_of_team_path_and_body() -> None:
     assert fingerprint(1, Endpoint.CHAT, raw) == taken(CHAT).fingerprint
 
 
-@given(st.text(max_size=50), st.integers(0, 2))
+@given(st.text(alphabet='\0\\u0"a', max_size=20))
+def test_nul_is_found_where_a_text_holds_it_and_nowhere_else(text: str) -> None:
+    assert holds_nul(msgspec.json.encode({text: 1})) == ("\0" in text)
+
+
+@given(st.text(st.characters(exclude_characters="\0"), max_size=50), st.integers(0, 2))
 def test_the_prefix_is_the_prompts_whatever_stands_before_it(text: str, temperature: int) -> None:
     messages = [{"role": "user", "content": text}]
     one = taken({"model": "m", "messages": messages})

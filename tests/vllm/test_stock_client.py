@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI, BadRequestError
+from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -94,6 +94,10 @@ async def test_a_prompt_longer_than_the_context_is_a_real_400(stock: Stock, stre
         )
     assert caught.value.code == "context_length_exceeded"
     assert caught.value.response.headers["content-type"] == "application/json"
+    with pytest.raises(NotFoundError):
+        await stock(
+            lambda client: client.get(f"/requests/{caught.value.request_id}", cast_to=object)
+        )
 
 
 async def test_an_endpoint_that_the_model_does_not_have_is_refused(stock: Stock) -> None:

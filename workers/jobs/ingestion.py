@@ -95,4 +95,4 @@ def _queued(job: Job, line: Line) -> QueuedLine:
 
 def _person(body: bytes) -> str | None:
     user = _decode_user(body).user
-    return user.replace("\0", "")[:MAX_PERSON_LENGTH] if isinstance(user, str) else None
+    return user[:MAX_PERSON_LENGTH] if isinstance(user, str) else None
