@@ -15,13 +15,13 @@ from api.waiting import Sink
 from carpool.errors import Unavailable
 from carpool.ids import new_id
 from carpool.notices import Waiting
+from carpool.routing import SHARES
 from carpool.states import ENDPOINTS
 from db.delivery import attach, leave, take_over
 from db.keys import Identity
 from db.results import result_of
 from db.submit import Submission, store_submission
 
-SHARES = 10_000
 MAX_PERSON_LENGTH = 255
 MAX_COUNT_DIGITS = 9
 
@@ -35,7 +35,7 @@ async def admit(
     waits. Raises NotFound for an unknown model, IdempotencyMismatch for a reused key, Unavailable
     where Postgres is away; the sink then waits for nothing.
     """
-    backends = await services.catalog.backends(intake.model)
+    route = await services.catalog.route(intake.model)
     key = key_of(request, intake.endpoint)
     if key is None and _retries(request) > 0:
         found = await take_over(
@@ -48,7 +48,9 @@ async def admit(
             ticket = Ticket(request=found[0], connection=found[1])
             if await _joined(services, ticket.request, sink):
                 return ticket
-    submission = _submission(services, identity, intake, waits=sink is not None)
+    submission = _submission(
+        services, identity, intake, waits=sink is not None, shared=route.shared
+    )
     if sink is not None:
         services.waiting.add(sink, submission.id)
     try:
@@ -75,10 +77,9 @@ async def admit(
             # It may be stored all the same: then the client's retry shall find it.
             services.disconnected(Ticket(submission.id, submission.id), alone=True)
         raise
-    for backend in backends:
-        services.doorbell.ring(
-            backend, Waiting(intake.model, intake.service_class, identity.team_id)
-        )
+    bell = Waiting(intake.model, intake.service_class, identity.team_id, share=submission.share)
+    for backend in {leg.backend for leg in route.legs}:
+        services.doorbell.ring(backend, bell)
     return Ticket(request=submission.id, connection=submission.id, key=key)
 
 
@@ -99,7 +100,7 @@ async def _joined(services: Services, request: UUID, sink: Sink | None) -> bool:
 
 
 def _submission(
-    services: Services, identity: Identity, intake: Intake, *, waits: bool
+    services: Services, identity: Identity, intake: Intake, *, waits: bool, shared: bool
 ) -> Submission:
     return Submission(
         id=new_id(),
@@ -114,7 +115,7 @@ def _submission(
         fingerprint=intake.fingerprint,
         incarnation=services.incarnation,
         channel=services.incarnation if waits else None,
-        share=intake.fingerprint.int % SHARES,
+        share=intake.fingerprint.int % SHARES if shared else None,
         prefix_key=intake.prefix_key,
     )
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import batches, files, health, models, requests, uploads
+from api import batches, files, health, models, prices, requests, routes, savings, uploads
 from api.bodies import unread
 from api.inference import NOTHING, endpoint
 from api.responses import REQUEST_PREFIX, error_response
@@ -54,6 +54,16 @@ ROUTES = [
     Route("/v1/requests/{id}", requests.retrieve),
     Route("/v1/requests/{id}", requests.cancel, methods=["DELETE"]),
     Route("/v1/requests/{id}/events", requests.events),
+    Route("/v1/savings", savings.of_own_team),
+    Route("/admin/v1/savings", savings.of_all),
+    Route("/admin/v1/routes", routes.list_all),
+    Route("/admin/v1/routes/{model:path}", routes.retrieve),
+    Route("/admin/v1/routes/{model:path}", routes.put, methods=["PUT"]),
+    Route("/admin/v1/routes/{model:path}", routes.delete, methods=["DELETE"]),
+    Route("/admin/v1/route_changes", routes.changes),
+    Route("/admin/v1/prices", prices.list_all),
+    Route("/admin/v1/prices", prices.put, methods=["PUT"]),
+    Route("/admin/v1/prices", prices.delete, methods=["DELETE"]),
     Route("/healthz", health.healthz),
     Route("/readyz", health.readyz),
     Route("/metrics", health.show_metrics),

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from api.remembered import Remembered
 from carpool.errors import NotFound
+from carpool.routing import Route
 from db.database import Database
-from db.routes import list_routes
+from db.routes import read_routing
 
 REMEMBER_SECONDS = 5.0
 RELOAD_SECONDS = 0.5
@@ -17,7 +18,7 @@ class Catalog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._routes: Remembered[None, Mapping[str, Sequence[str]]] = Remembered(
+        self._routes: Remembered[None, Mapping[str, Route]] = Remembered(
             self._read, seconds=REMEMBER_SECONDS
         )
         self.forget = self._routes.forget
@@ -26,8 +27,8 @@ class Catalog:
         """The names of all models, sorted."""
         return sorted(await self._routes.get(None))
 
-    async def backends(self, model: str) -> Sequence[str]:
-        """The backends of a model, live or not; raises NotFound for a model without a route."""
+    async def route(self, model: str) -> Route:
+        """The legs of a model, their backends live or not; raises NotFound where it has none."""
         routes = await self._routes.get(None)
         if model not in routes:
             routes = await self._routes.get(None, younger_than_seconds=RELOAD_SECONDS)
@@ -40,8 +41,5 @@ class Catalog:
                 code="model_not_found",
             ) from None
 
-    async def _read(self, key: None) -> Mapping[str, Sequence[str]]:
-        backends: dict[str, list[str]] = {}
-        for route in await list_routes(self._database):
-            backends.setdefault(route.model, []).append(route.backend)
-        return backends
+    async def _read(self, key: None) -> Mapping[str, Route]:
+        return (await read_routing(self._database)).routes

@@ -13,7 +13,7 @@ from api.admission import admit
 from api.bodies import read_body
 from api.intake import read
 from api.objects import request_object
-from api.responses import JSON, REQUEST_PREFIX, error_response, watch
+from api.responses import JSON, REQUEST_PREFIX, error_response, source_headers, watch
 from api.services import Services, Ticket
 from api.sinks import AnswerSink, StreamSink
 from api.streaming import StreamResponse
@@ -100,6 +100,7 @@ async def _answered(
     headers = {
         "x-request-id": public_id(REQUEST_PREFIX, ticket.request),
         "openai-processing-ms": str(int((time.monotonic() - began) * 1000)),
+        **source_headers(end.source),
     }
     refused = alone and end.status_code == InvalidRequest.status
     if refused:

@@ -24,7 +24,7 @@ async def retrieve(request: Request) -> Response:
     services: Services = request.app.state.services
     await services.keys.identify(request)
     name = request.path_params["model"]
-    await services.catalog.backends(name)
+    await services.catalog.route(name)
     return JSON(_model(name))
 
 

@@ -31,6 +31,7 @@ def request_object(seen: RequestView) -> dict[str, Any]:
         "endpoint": ENDPOINTS[seen.endpoint],
         "model": seen.model,
         "backend": seen.backend,
+        "upstream": seen.upstream,
         "created_at": int(created_at(seen.id).timestamp()),
         "started_at": _seconds(seen.started_at),
         "completed_at": _seconds(seen.completed_at),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
@@ -11,8 +12,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from carpool.errors import APIError
 from carpool.ids import new_id, public_id
+from carpool.notices import Source
 
 REQUEST_PREFIX = "req_"
+_PRINTED = "/:@ ()+,;=!$&'*[]"
 LINGER_SECONDS = 30.0
 LINGER_STALL_SECONDS = 1.0
 """How long what a client still sends is dropped: in all, and while nothing comes."""
@@ -68,6 +71,16 @@ async def _drop_body(receive: Receive) -> None:
                 async with asyncio.timeout(LINGER_STALL_SECONDS):
                     if not (await receive()).get("more_body", False):
                         return
+
+
+def source_headers(source: Source | None) -> dict[str, str]:
+    """Which backend answered, and under which name it knows the model; percent-encoded."""
+    if source is None:
+        return {}
+    return {
+        "x-carpool-backend": quote(source.backend, safe=_PRINTED),
+        "x-carpool-upstream": quote(source.upstream, safe=_PRINTED),
+    }
 
 
 def listing(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> JSON:

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from uuid import UUID
 
-from carpool.notices import Delta, Finished, Lost, Notice
+from carpool.notices import Delta, Finished, Lost, Notice, Source
 from carpool.states import Outcome
 from db.results import Stored
 
@@ -62,6 +62,7 @@ class StreamSink:
         """Accepted chunks that are not written yet."""
         self.end: Finished | Stored | None = None
         self.interrupted = False
+        self.source: Source | None = None
         self.event = asyncio.Event()
         self._oldest = 0
         self._behind = False
@@ -95,6 +96,7 @@ class StreamSink:
                 self._behind = True
                 return
             self.epoch = delta.epoch
+            self.source = delta.source
         elif delta.epoch != self.epoch:
             self.claimed_anew(delta.epoch)
             return
@@ -111,6 +113,7 @@ class StreamSink:
         if self.end is not None and isinstance(end, Finished):
             return
         self.end = end
+        self.source = self.source or end.source
         self.event.set()
 
     @property

@@ -6,7 +6,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.responses import JSON, REQUEST_PREFIX, error_response, watch
+from api.responses import JSON, REQUEST_PREFIX, error_response, source_headers, watch
 from api.services import Services, Ticket
 from api.sinks import StreamSink
 from carpool.errors import CarpoolError, InvalidRequest, Unavailable
@@ -136,6 +136,7 @@ class StreamResponse(Response):
                 self._refused = True
                 await self._services.refuse(self._ticket)
             headers = {"x-request-id": self._request_id, "x-should-retry": "false"}
+            headers |= source_headers(sink.source)
             await JSON(body, end.status_code, headers)(scope, receive, send)
         return True
 
@@ -189,6 +190,10 @@ class StreamResponse(Response):
                         (b"cache-control", b"no-cache"),
                         (b"x-accel-buffering", b"no"),
                         (b"x-request-id", self._request_id.encode()),
+                        *(
+                            (name.encode(), value.encode())
+                            for name, value in source_headers(self._sink.source).items()
+                        ),
                     ],
                 }
             )

@@ -9,6 +9,13 @@ from uuid import UUID
 import msgspec
 
 
+class Source(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What answers: a backend, and the model's name there."""
+
+    backend: str
+    upstream: str
+
+
 class Finished(msgspec.Struct, array_like=True, tag="f", frozen=True, gc=False):
     """A result is stored. ``body`` is None where it must be read from Postgres.
 
@@ -21,15 +28,20 @@ class Finished(msgspec.Struct, array_like=True, tag="f", frozen=True, gc=False):
     status_code: int
     body: bytes | None
     chunks: int = 0
+    source: Source | None = None
 
 
 class Delta(msgspec.Struct, array_like=True, tag="d", frozen=True, gc=False):
-    """Chunks of a stream; ``offset`` counts the chunks of this epoch before them."""
+    """Chunks of a stream; ``offset`` counts the chunks of this epoch before them.
+
+    The first chunks tell their source.
+    """
 
     id: UUID
     epoch: int
     offset: int
     chunks: list[bytes]
+    source: Source | None = None
 
 
 class Lost(msgspec.Struct, array_like=True, tag="l", frozen=True, gc=False):
@@ -43,12 +55,13 @@ Notice = Finished | Delta | Lost
 
 
 class Waiting(msgspec.Struct, array_like=True, tag="w", frozen=True, gc=False):
-    """Rows of a (model, class, team, rank) may be claimed."""
+    """Rows of a (model, class, team, rank) may be claimed; of one share, where they have one."""
 
     model: str
     service_class: int
     team_id: int
     rank: int = 0
+    share: int | None = None
 
 
 class Gone(msgspec.Struct, array_like=True, tag="g", frozen=True, gc=False):

@@ -6,10 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+import msgspec
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from carpool.errors import ConfigurationError
+from carpool.errors import ConfigurationError, InvalidRequest
+from carpool.price_settings import PriceSettings, twice_priced
+from carpool.prices import ANY, PriceRow
+from carpool.routing import Route, RouteError, check
+from carpool.windows import parse_window
 
 SIMULATED_MODEL = "simulated"
 FILE_SCHEMES: Final = ("file", "s3", "gs", "az")
@@ -51,6 +64,8 @@ class OpenAISettings(_Frozen):
     concurrency: int = Field(default=256, ge=1)
     timeout_seconds: float = Field(default=600, gt=0)
     models: tuple[str, ...] | None = None
+    prompt_cache_key: bool | None = None
+    """Whether chats that share a long prefix are sent with one; None: to OpenAI itself alone."""
 
     @property
     def key_variable(self) -> str | None:
@@ -59,31 +74,85 @@ class OpenAISettings(_Frozen):
             return "OPENAI_API_KEY"
         return self.api_key_env
 
+    @property
+    def groups_prompts(self) -> bool:
+        """Whether ``prompt_cache_key`` is set where a client set none."""
+        return self.base_url is None if self.prompt_cache_key is None else self.prompt_cache_key
+
+
+class OpenAIBatchSettings(OpenAISettings):
+    """The Batch API of the same kind of URL, for the flex and batch classes.
+
+    ``windows`` are the completion windows on offer, each with what it costs of the live price.
+    """
+
+    kind: Literal["openai_batch"]  # type: ignore[assignment]  # the tag alone differs
+    windows: dict[str, Annotated[float, Field(ge=0)]] = Field({"24h": 0.5}, min_length=1)
+    max_lines: int = Field(default=50_000, ge=1)
+    max_bytes: int = Field(default=200 * 1000**2, ge=1)
+    max_enqueued_tokens: int | None = Field(default=None, ge=1)
+    """Of all open provider batches of one model, estimated; None sets no limit."""
+    gather_seconds: float = Field(default=60, gt=0)
+    """How long the first row waits for company."""
+    poll_seconds: float = Field(default=60, gt=0)
+    """How often the provider is asked how a batch stands."""
+    live_seconds: float = Field(default=900, gt=0)
+    """How long before its deadline a request is left to, or taken back for, live calls."""
+
+    @field_validator("windows")
+    @classmethod
+    def _check_windows(cls, windows: dict[str, float]) -> dict[str, float]:
+        for window in windows:
+            try:
+                parse_window(window)
+            except InvalidRequest as error:
+                raise ValueError(error.message) from None
+        return windows
+
 
 BackendSettings = Annotated[
-    SimulatedSettings | VLLMSettings | OpenAISettings, Field(discriminator="kind")
+    SimulatedSettings | VLLMSettings | OpenAISettings | OpenAIBatchSettings,
+    Field(discriminator="kind"),
 ]
 
 
-class ModelPrice(_Frozen):
-    """US dollars for a million tokens."""
-
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-
-
 class ModelSettings(_Frozen):
-    """A model name, the backends that may answer it, and its name there."""
+    """A model name and its route: backends in their order, or legs with conditions, or an alias.
 
-    backends: tuple[str, ...] = Field(min_length=1)
+    ``backends`` is short for legs without conditions: the first that is up answers. ``upstream`` is
+    the model's name at each backend that names none.
+    """
+
+    backends: tuple[str, ...] = ()
+    legs: tuple[dict[str, Any], ...] = ()
+    alias: str | None = None
     upstream: str | None = None
-    batch_price: ModelPrice | None = None
-    """Of work in batches; a dry run tells what a file will cost with it."""
+    cache_seconds: float | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelSettings":
+        if sum(map(bool, (self.backends, self.legs, self.alias))) != 1:
+            raise ValueError("expected one of backends, legs and alias")
+        try:
+            _ = self.route
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def route(self) -> Route:
+        """The route; raises msgspec.ValidationError for an unknown condition and its like."""
+        legs = self.legs or tuple({"backend": backend} for backend in self.backends)
+        if self.upstream is not None:
+            legs = tuple({"upstream": self.upstream} | leg for leg in legs)
+        fields = {"legs": legs, "alias": self.alias, "cache_seconds": self.cache_seconds}
+        return msgspec.convert({k: v for k, v in fields.items() if v is not None}, Route)
 
 
 class _File(_Frozen):
     backends: dict[str, BackendSettings] = {}
     models: dict[str, ModelSettings] = {}
+    prices: tuple[PriceSettings, ...] = ()
 
 
 class Settings(BaseSettings):
@@ -203,17 +272,33 @@ class Settings(BaseSettings):
         """By the name that clients use; an engine's own name where the file names none."""
         found = dict(self.file.models)
         for name, backend in self.backends.items():
-            if any(name in model.backends for model in found.values()):
+            if any(leg.backend == name for model in found.values() for leg in model.route.legs):
                 continue
             for model in _own_models(backend):
                 found.setdefault(model, ModelSettings(backends=(name,)))
-        for model, settings in found.items():
-            for backend_name in settings.backends:
-                if backend_name not in self.backends:
-                    raise ConfigurationError(
-                        f"models.{model}.backends: there is no backend '{backend_name}'"
-                    )
+        routes = {model: settings.route for model, settings in found.items()}
+        for model, route in routes.items():
+            try:
+                check(model, route, backends=self.backends, routes=routes)
+            except RouteError as error:
+                raise ConfigurationError(f"models.{model}.{error.param}: {error}") from None
         return found
+
+    @cached_property
+    def prices(self) -> tuple[PriceRow, ...]:
+        """The prices of the file."""
+        rows = tuple(price.row for price in self.file.prices)
+        for place, row in enumerate(rows):
+            if row.backend != ANY and row.backend not in self.backends:
+                raise ConfigurationError(
+                    f"prices.{place}.backend: there is no backend '{row.backend}'"
+                )
+        double = twice_priced(rows)
+        if double is not None:
+            raise ConfigurationError(
+                f"prices: '{double.model}' has two from {double.since:%Y-%m-%d} on"
+            )
+        return rows
 
     @property
     def directory(self) -> Path:
@@ -245,7 +330,7 @@ def load(**overrides: Any) -> Settings:
         settings = Settings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
         raise ConfigurationError(_reasons(error)) from error
-    _ = settings.models
+    _ = settings.models, settings.prices
     return settings
 
 

@@ -1,4 +1,4 @@
-"""Completion windows: how long a batch may take."""
+"""Spans of time as people write them; completion windows among them: how long a batch may take."""
 
 import re
 from datetime import timedelta
@@ -7,6 +7,7 @@ from carpool.errors import InvalidRequest
 
 UNITS_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_WINDOW = timedelta(days=30)
+_SPAN = re.compile(r"(?P<count>[0-9]{1,9}(\.[0-9]{1,6})?)(?P<unit>[smhd]?)")
 _WINDOW = re.compile(r"(?P<count>[1-9][0-9]{0,6})(?P<unit>[smhd])")
 
 
@@ -23,3 +24,19 @@ def parse_window(text: str) -> timedelta:
         param="completion_window",
         code="invalid_value",
     )
+
+
+def parse_seconds(text: str) -> float:
+    """``20s``, ``1.5h``, ``7d``, a bare number of seconds; raises ValueError."""
+    match = _SPAN.fullmatch(text)
+    if match is None:
+        raise ValueError(f"'{text[:40]}' is no time; write 20s, 5m, 2h or 1d")
+    return float(match["count"]) * UNITS_SECONDS[match["unit"] or "s"]
+
+
+def format_seconds(seconds: float) -> str:
+    """The same span in the largest unit that needs no fraction."""
+    for unit, size in sorted(UNITS_SECONDS.items(), key=lambda item: -item[1]):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"

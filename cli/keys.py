@@ -3,10 +3,9 @@
 from rich.console import Console
 from rich.table import Column, Table
 
-from carpool.doorbell import Doorbell
 from carpool.errors import ConfigurationError
-from carpool.notices import CHANGED_CHANNEL
 from carpool.settings import Settings
+from cli.announcement import announced
 from cli.opened_database import opened_database
 from db import keys
 
@@ -50,21 +49,7 @@ async def revoke(settings: Settings, identifier: str) -> None:
         revoked = await keys.revoke_key(database, identifier)
     if not revoked:
         raise ConfigurationError("there is no such key, or it is revoked already")
-    if await _announced(settings):
+    if await announced(settings):
         Console().print("Revoked.")
     else:
         Console().print("Revoked. API processes may take it for some seconds more.")
-
-
-async def _announced(settings: Settings) -> bool:
-    """Have the API processes forget the keys that they remember; False where Redis is away."""
-    if settings.redis_url is None:
-        return False
-    doorbell = Doorbell(
-        settings.redis_url.get_secret_value(), timeout_seconds=settings.redis_timeout_seconds
-    )
-    try:
-        await doorbell.publish({CHANGED_CHANNEL: ()})
-        return doorbell.healthy
-    finally:
-        await doorbell.close()

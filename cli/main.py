@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,12 +18,22 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(name="keys", help="Make, list and revoke keys.", no_args_is_help=True)
 app.add_typer(keys_app)
+routes_app = typer.Typer(
+    name="routes",
+    help="Which backends answer a model, and when; changed while all runs.",
+    no_args_is_help=True,
+)
+app.add_typer(routes_app)
 batches_app = typer.Typer(
     name="batches",
     help="Look after batches. The server is that of OPENAI_BASE_URL, else the local one.",
     no_args_is_help=True,
 )
 app.add_typer(batches_app)
+prices_app = typer.Typer(
+    name="prices", help="Say what tokens cost, and from which date on.", no_args_is_help=True
+)
+app.add_typer(prices_app)
 
 SUBMIT_HELP = (
     "Submit a file of prompts or requests as batches, and gather the results.\n\n"
@@ -36,12 +46,37 @@ SUBMIT_HELP = (
     "The server is that of OPENAI_BASE_URL, with OPENAI_API_KEY; else that of the local "
     "`carpool up`."
 )
+BENCH_HELP = (
+    "Send the same requests to two or more models, and report how each of them does.\n\n"
+    "Name your own model first: the verdict is whether it keeps up with the others. They take "
+    "turns, each with the set concurrency and nothing beside it, after a warm-up that does not "
+    "count. The requests are made up, or those of a file: JSONL of chat bodies or in OpenAI's "
+    "batch format, or prompts as for `carpool submit`.\n\n"
+    "The report is a table, and in the output directory report.html, which needs no network, and "
+    "report.json with all that was measured. The server is that of OPENAI_BASE_URL, with "
+    "OPENAI_API_KEY; else that of the local `carpool up`."
+)
+BENCH_EXIT_CODES = (
+    "Exit codes: 0 all succeeded. 1 it cannot go on: no connection, a refused key, a model that "
+    "answers nothing. 2 wrong use or bad input. 3 finished, but some requests failed. "
+    "130 interrupted: the report is of what was done by then."
+)
 EXIT_CODES = (
     "Exit codes: 0 all succeeded (with --no-watch: are submitted; with --dry-run: would be "
     "accepted). 1 it cannot go on: no connection, a refused key, an error of the server. 2 wrong "
     "use or bad input, told by its lines. 3 finished, but some requests failed. 4 cancelled or "
     "expired before all was done. 130 interrupted: the batches go on, and --resume gathers their "
     "results."
+)
+
+ROUTE_HELP = (
+    "Give a model a route: legs, of which the first that fits a request and is up answers it.\n\n"
+    "A leg is BACKEND, or BACKEND=NAME where the model has another name there, and conditions: "
+    "class=interactive+flex+batch, team=A+B, share=5% (of the traffic, stable by request), "
+    "after=20s (for what has waited so long), left=1h (for batches with so much time left), "
+    "max-price=2 (while a million output tokens cost no more there). Legs with after or left open "
+    "beside the others.\n\n"
+    "carpool routes set house gpu openai=gpt-6.1-terra,after=20s"
 )
 
 DataDir = Annotated[Path | None, typer.Option(help="Where data lie. [default: ~/.carpool]")]
@@ -200,6 +235,149 @@ def revoke_key(
     asyncio.run(keys.revoke(connected(load(data_dir=data_dir)), key))
 
 
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="The name that clients use.")]
+
+
+@routes_app.command("list")
+def list_routes(data_dir: DataDir = None) -> None:
+    """List all routes, the first leg first."""
+    from carpool.settings import load
+    from cli import routes
+    from cli.connection import connected
+
+    asyncio.run(routes.show(connected(load(data_dir=data_dir), redis=False)))
+
+
+@routes_app.command("set", help=ROUTE_HELP)
+def set_route(
+    model: ModelName,
+    legs: Annotated[
+        list[str] | None, typer.Argument(metavar="[LEG]...", help="BACKEND[=NAME][,CONDITION=…]…")
+    ] = None,
+    alias: Annotated[str | None, typer.Option(help="Share the route of this model.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Keep answers so long: 10m, 1h, …")] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+) -> None:
+    from carpool.settings import load
+    from cli import routes
+    from cli.connection import connected
+
+    settings = connected(load(data_dir=data_dir, config=config))
+    asyncio.run(routes.change(settings, model, legs or [], alias=alias, cache=cache))
+
+
+@routes_app.command("delete")
+def delete_route(model: ModelName, data_dir: DataDir = None) -> None:
+    """Take a model's route away; its requests wait."""
+    from carpool.settings import load
+    from cli import routes
+    from cli.connection import connected
+
+    asyncio.run(routes.delete(connected(load(data_dir=data_dir)), model))
+
+
+@routes_app.command("history")
+def route_history(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Of this alone.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest of them.")] = 20,
+    data_dir: DataDir = None,
+) -> None:
+    """Show who changed which route, when, and from what to what."""
+    from carpool.settings import load
+    from cli import routes
+    from cli.connection import connected
+
+    settings = connected(load(data_dir=data_dir), redis=False)
+    asyncio.run(routes.history(settings, model, limit=limit))
+
+
+@app.command()
+def savings(
+    team: Annotated[str | None, typer.Option(help="This team's alone.")] = None,
+    since: Annotated[str | None, typer.Option(help="From this day on, in UTC: 2026-11-01.")] = None,
+    until: Annotated[str | None, typer.Option(help="The last day.")] = None,
+    by: Annotated[
+        Literal["model", "team", "backend", "day"], typer.Option(help="A line for each.")
+    ] = "model",
+    data_dir: DataDir = None,
+) -> None:
+    """Show what requests cost, what they would have cost, and what saved how much."""
+    from carpool.settings import load
+    from cli import savings
+    from cli.connection import connected
+    from db.savings import GroupBy
+
+    settings = connected(load(data_dir=data_dir), redis=False)
+    asyncio.run(savings.show(settings, team=team, since=since, until=until, group_by=GroupBy(by)))
+
+
+PricedModel = Annotated[str, typer.Argument(help="As clients ask for it, or as the backend does.")]
+PricedBackend = Annotated[str, typer.Option(help="This backend's alone. Default: any.")]
+PriceDate = Annotated[str, typer.Option(help="Since when it holds: 2026-11-01, in UTC.")]
+
+
+@prices_app.command("list")
+def list_prices(data_dir: DataDir = None) -> None:
+    """List all prices, in dollars for a million tokens."""
+    from carpool.settings import load
+    from cli import prices
+    from cli.connection import connected
+
+    asyncio.run(prices.show(connected(load(data_dir=data_dir), redis=False)))
+
+
+@prices_app.command("set")
+def set_price(
+    model: PricedModel,
+    since: PriceDate,
+    input: Annotated[str, typer.Option(help="Dollars for a million tokens.")],  # noqa: A002 - an option's name
+    output: Annotated[str, typer.Option(help="Of output tokens, the same.")],
+    cached: Annotated[str | None, typer.Option(help="Of cached input. Default: as input.")] = None,
+    written: Annotated[
+        str | None, typer.Option(help="Of input written into the cache. Default: as input.")
+    ] = None,
+    backend: PricedBackend = "",
+    long_tokens: Annotated[
+        int | None, typer.Option(help="Above so many input tokens a request is dearer:")
+    ] = None,
+    long_input: Annotated[str | None, typer.Option(help="its input by this factor,")] = None,
+    long_output: Annotated[str | None, typer.Option(help="its output by this one.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a model a price from a date on. A price of an own backend is what it costs there."""
+    from carpool.settings import load
+    from cli import prices
+    from cli.connection import connected
+
+    values = {
+        "model": model,
+        "backend": backend,
+        "since": since,
+        "input": input,
+        "cached": cached,
+        "written": written,
+        "output": output,
+        "long_tokens": long_tokens,
+        "long_input": long_input,
+        "long_output": long_output,
+    }
+    asyncio.run(prices.put(connected(load(data_dir=data_dir), redis=False), values))
+
+
+@prices_app.command("delete")
+def delete_price(
+    model: PricedModel, since: PriceDate, backend: PricedBackend = "", data_dir: DataDir = None
+) -> None:
+    """Delete a price: the one before it holds again. One of the TOML file returns at a start."""
+    from carpool.settings import load
+    from cli import prices
+    from cli.connection import connected
+
+    settings = connected(load(data_dir=data_dir), redis=False)
+    asyncio.run(prices.delete(settings, model=model, backend=backend, since=since))
+
+
 @app.command(help=SUBMIT_HELP, epilog=EXIT_CODES)
 def submit(
     file: Annotated[Path, typer.Argument(help="A .jsonl, .csv or .txt of prompts or requests.")],
@@ -249,6 +427,46 @@ def submit(
         dry_run=dry_run,
     )
     raise typer.Exit(run(wish))
+
+
+@app.command(help=BENCH_HELP, epilog=BENCH_EXIT_CODES)
+def bench(
+    models: Annotated[str, typer.Option(help="OWN,OTHER,…: names that the server knows.")],
+    requests: Annotated[int | None, typer.Option(help="Default: 200, or a file's.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 8,
+    input: Annotated[  # noqa: A002 - an option's name
+        Path | None, typer.Option(help="A .jsonl, .csv or .txt of requests or prompts.")
+    ] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Default: bench-DATE-TIME.")] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(help="Of each made-up prompt, about. Default: 256.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Of each answer to a prompt. Default for made-up ones: 128.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the made-up prompts. Default: 0.")] = None,
+    price: Annotated[
+        list[str] | None, typer.Option(help="MODEL=in/out, in dollars for a million tokens.")
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+) -> None:
+    from carpool.settings import load
+    from cli.bench.bench import bench as run
+    from cli.bench.options import Options, find_wish
+
+    options = Options(
+        models=models,
+        requests=requests,
+        concurrency=concurrency,
+        input=input,
+        output_dir=output_dir,
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        seed=seed,
+        prices=tuple(price or ()),
+    )
+    raise typer.Exit(run(find_wish(options, load(data_dir=data_dir, config=config))))
 
 
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="batch_…")]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from carpool.leg_text import format_route
 from carpool.settings import Settings
 from cli.opened_database import opened_database
 from db.overview import overview
@@ -39,8 +40,8 @@ async def status(settings: Settings) -> None:
         ),
         _table(
             "Routes",
-            ("model", "backend", "its name there"),
-            ((r.model, r.backend, r.upstream) for r in seen.routes),
+            ("model", "answered by"),
+            ((model, format_route(route)) for model, route in seen.routes.items()),
         ),
     ):
         console.print(table)

@@ -46,7 +46,7 @@ ENQUEUED = """
 select coalesce(sum(tokens), 0) from batches
 where team_id = $1 and model = $2 and status in (1, 3) and id <> $3
 """
-MODELS = "select distinct model from routes"
+MODELS = "select model from routes"
 QUEUE_LINES = load("queue_lines")
 SETTLED = """
 select not exists (select from queue q where q.id between $1 and $2) as ended,
@@ -116,7 +116,7 @@ class QueuedLine(msgspec.Struct, frozen=True):
     person: str | None
     body: bytes
     custom_id: str
-    share: int
+    share: int | None
     prefix_key: int
 
 

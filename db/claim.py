@@ -1,20 +1,45 @@
-"""The second transition: a run takes rows that wait."""
+"""The second transition: an owner takes rows that wait."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from carpool.states import ServiceClass
+from carpool.routing import Cell, Kind
+from carpool.states import OwnerKind, ServiceClass
 from db.database import Lane
+from db.routes import routing_version
 from db.sql import load
 
 CLAIM_BY_AGE = load("claim_by_age")
+CLAIM_BY_AGE_OF_SHARES = CLAIM_BY_AGE.replace("share is null", "share is not null")
 CLAIM_BY_PREFIX = load("claim_by_prefix")
+CLAIM_BY_SHARE = load("claim_by_share")
 CLAIM_SUSPECTS = load("claim_suspects")
 WAITING = load("waiting")
+WAITING_SHARES = load("waiting_shares")
+# Of the batches that are near their deadline, those with a row that waits.
+LEFT = """
+select b.id as batch, b.team_id, b.model, extract(epoch from b.expires_at - now()) as left_seconds,
+    (
+        select q.id from queue q
+        where q.model = b.model and q.class = 2 and q.team_id = b.team_id and q.state = 0
+            and q.share is null and q.id > b.id and q.id < (
+                -- the id of line 2^32 - 1
+                overlay(b.id::text placing 'ffffffff' from 29)::uuid
+            )
+        order by q.id limit 1
+    ) as id
+from batches b
+where
+    b.status = 1 and b.model = any($1::text[])
+    and b.expires_at < now() + make_interval(secs => $2)
+"""
+LEFT_OF_SHARES = LEFT.replace("share is null", "share is not null")
+TEAMS = "select id, name from teams where name = any($1::text[])"
 # A statement of its own: where one that locks rows also prunes partitions as it runs, Postgres 18.4
 # reads freed memory, and dies of it now and then.
 BODIES = """
@@ -24,11 +49,16 @@ select r.id, r.body from unnest($1::uuid[]) as claimed(id) join requests r on r.
 STOPPED = "select id from batches where id = any($1::uuid[]) and (status <> 1 or expiring)"
 
 NO_ID = UUID(int=0)
+LAST_ID = UUID(int=2**128 - 1)
 LOWEST_PREFIX = -(2**63)
 
 
+class StaleRoutesError(Exception):
+    """A claim was planned by routes that have changed since."""
+
+
 class Claim(msgspec.Struct, frozen=True):
-    """A row that a run owns, with all that it needs to answer it; in the columns' order."""
+    """A row that is owned, with all that is needed to answer it; in the columns' order."""
 
     id: UUID
     epoch: int
@@ -41,8 +71,10 @@ class Claim(msgspec.Struct, frozen=True):
     lost: int
     channel: UUID | None
     prefix_key: int
+    share: int | None
     rank: int
     batch_id: UUID | None
+    deadline: datetime | None
     upstream: str
     body: bytes
     stopped: bool
@@ -51,15 +83,35 @@ class Claim(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Rows that wait alike: those of one model, class, team and rank; or suspects lost alike."""
+    """Rows that wait alike: of one cell and team; or suspects lost alike, of whatever team."""
 
-    model: str
-    service_class: ServiceClass
+    cell: Cell
     team_id: int
     rank: int = 0
     """Of batches alone: lower goes first within its team."""
     lost: int = 0
-    """Above 0: the suspects of the model that were lost so often, of whatever team."""
+    """Above 0: the suspects of the cell's model that were lost so often."""
+    batch: UUID | None = None
+    """Of a batch near its deadline alone."""
+
+    @property
+    def by_prefix(self) -> bool:
+        """Whether it is claimed in the order of prefix keys."""
+        return self.cell.kind is Kind.WHOLE and self.cell.service_class is ServiceClass.BATCH
+
+    @property
+    def walked(self) -> bool:
+        """Whether it is claimed in a walk over a key, and not by age."""
+        return self.cell.kind is Kind.SHARE or self.by_prefix
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether a claim may be of this group."""
+        return (
+            claim.model == self.cell.model
+            and claim.team_id == self.team_id
+            and claim.service_class == self.cell.service_class
+            and (not self.by_prefix or claim.rank == self.rank)
+        )
 
 
 class First(NamedTuple):
@@ -72,63 +124,153 @@ class First(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pick:
-    """How many rows to claim of a group, after which (prefix_key, id)."""
+    """How many rows to claim of a group, after which (key, id) and before which id."""
 
     group: Group
     take: int
     after: UUID = NO_ID
     after_key: int = LOWEST_PREFIX
+    before: UUID = LAST_ID
 
 
-async def waiting(lane: Lane, backend: str) -> list[First]:
-    """Where a backend may claim; one step for each team, whatever the depth."""
+async def team_names(lane: Lane, names: Collection[str]) -> dict[int, str]:
+    """The teams of these names that there are, by their ids."""
+    return {row["id"]: row["name"] for row in await lane.fetch(TEAMS, list(names))}
+
+
+async def waiting(
+    lane: Lane, cells: Sequence[Cell], teams: dict[int, str] | None = None
+) -> list[First]:
+    """Where something may be claimed of the cells; one step for each team, whatever the depth.
+
+    ``teams`` are the names of those teams that the cells name.
+    """
+    models = list({cell.model for cell in cells})
+    teams = teams or {}
+    found: list[First] = []
+    if not models:
+        return found
+    by_age = _classes(cells, of_shares=False)
+    for row in await lane.fetch(WAITING, models, by_age):
+        if row["lost"]:
+            cell = next(cell for cell in cells if cell.model == row["model"])
+            found.append(First(Group(cell=cell, team_id=0, lost=row["lost"]), 0, row["id"]))
+            continue
+        by_prefix = row["prefix_key"] is not None
+        for cell in _fitting(cells, row, teams):
+            group = Group(cell=cell, team_id=row["team_id"], rank=row["rank"])
+            timed = cell.kind is Kind.AFTER and not cell.of_shares
+            whole = cell.kind is Kind.WHOLE and group.by_prefix == by_prefix
+            if whole or (timed and not by_prefix):
+                found.append(First(group, row["prefix_key"] or 0, row["id"]))
+    for row in await lane.fetch(WAITING_SHARES, models):
+        for cell in _fitting(cells, row, teams):
+            group = Group(cell=cell, team_id=row["team_id"])
+            if cell.kind is Kind.SHARE:
+                found.append(First(group, cell.shares[0], row["id"]))
+            elif cell.kind is Kind.AFTER and cell.of_shares:
+                found.append(First(group, 0, row["id"]))
+    return found + await _left(lane, cells, teams)
+
+
+async def _left(lane: Lane, cells: Sequence[Cell], teams: dict[int, str]) -> list[First]:
+    found = []
+    for of_shares, query in ((False, LEFT), (True, LEFT_OF_SHARES)):
+        near = [c for c in cells if c.kind is Kind.LEFT and c.of_shares == of_shares]
+        if not near:
+            continue
+        models = list({cell.model for cell in near})
+        most = max(cell.seconds for cell in near)
+        for row in await lane.fetch(query, models, most):
+            if row["id"] is None:
+                continue
+            for cell in _fitting(near, {**row, "class": ServiceClass.BATCH}, teams):
+                if row["left_seconds"] <= cell.seconds:
+                    group = Group(cell=cell, team_id=row["team_id"], batch=row["batch"])
+                    found.append(First(group, 0, row["id"]))
+    return found
+
+
+def _classes(cells: Sequence[Cell], *, of_shares: bool) -> list[int]:
+    """The classes whose rows are claimed by age."""
+    return list(
+        {
+            int(cell.service_class)
+            for cell in cells
+            if (cell.kind is Kind.WHOLE and cell.service_class is not ServiceClass.BATCH)
+            or (cell.kind is Kind.AFTER and cell.of_shares == of_shares)
+        }
+    )
+
+
+def _fitting(cells: Sequence[Cell], row: Any, teams: dict[int, str]) -> list[Cell]:
     return [
-        First(
-            Group(
-                model=row["model"],
-                service_class=ServiceClass(row["class"]),
-                team_id=row["team_id"],
-                rank=row["rank"],
-                lost=row["lost"],
-            ),
-            row["prefix_key"],
-            row["id"],
-        )
-        for row in await lane.fetch(WAITING, backend)
+        cell
+        for cell in cells
+        if cell.model == row["model"]
+        and cell.service_class == row["class"]
+        and cell.takes(teams.get(row["team_id"], ""))
     ]
 
 
-async def claim(lane: Lane, run: UUID, backend: str, picks: Sequence[Pick]) -> list[Claim]:
-    """Claim the picks of one class, or one pick of suspects, for a live run; in claim order.
+async def claim(
+    lane: Lane,
+    run: UUID,
+    version: int,
+    picks: Sequence[Pick],
+    *,
+    owner: UUID | None = None,
+    owner_kind: OwnerKind = OwnerKind.RUN,
+) -> list[Claim]:
+    """Claim picks that are claimed alike, for a live run or what it gathers; in claim order.
 
-    Returns fewer where fewer wait, and none where the run was ended or no route leads here.
+    Returns fewer where fewer wait, and none where the run was ended. Raises StaleRoutesError where
+    the routes are of another ``version``.
     """
     first = picks[0].group
-    models = [pick.group.model for pick in picks]
-    teams = [pick.group.team_id for pick in picks]
     after = [pick.after for pick in picks]
     takes = [pick.take for pick in picks]
+    models = [pick.group.cell.model for pick in picks]
+    classes = [pick.group.cell.service_class for pick in picks]
+    teams = [pick.group.team_id for pick in picks]
+    head = (run, version)
+    owned = (owner or run, owner_kind)
     if first.lost:
-        rows = await lane.fetch(
-            CLAIM_SUSPECTS, run, backend, first.model, first.lost, picks[0].take
-        )
-    elif first.service_class is ServiceClass.BATCH:
+        rows = await lane.fetch(CLAIM_SUSPECTS, *head, models[0], first.lost, takes[0], *owned)
+    elif first.by_prefix:
         ranks = [pick.group.rank for pick in picks]
         keys = [pick.after_key for pick in picks]
         rows = await lane.fetch(
-            CLAIM_BY_PREFIX, run, backend, models, teams, ranks, keys, after, takes
+            CLAIM_BY_PREFIX, *head, models, teams, ranks, keys, after, takes, *owned
+        )
+    elif first.cell.kind is Kind.SHARE:
+        below = [pick.group.cell.shares[1] for pick in picks]
+        keys = [pick.after_key for pick in picks]
+        rows = await lane.fetch(
+            CLAIM_BY_SHARE, *head, models, classes, teams, below, keys, after, takes, *owned
         )
     else:
-        classes = [pick.group.service_class for pick in picks]
-        rows = await lane.fetch(CLAIM_BY_AGE, run, backend, models, classes, teams, after, takes)
+        before = [pick.before for pick in picks]
+        query = CLAIM_BY_AGE_OF_SHARES if first.cell.of_shares else CLAIM_BY_AGE
+        rows = await lane.fetch(query, *head, models, classes, teams, after, takes, *owned, before)
     if not rows:
+        if await routing_version(lane) != version:
+            raise StaleRoutesError
         return []
     bodies = dict(await lane.fetch(BODIES, [row["id"] for row in rows]))
     batches = {row["batch_id"] for row in rows} - {None}
     stopped = {row["id"] for row in await lane.fetch(STOPPED, batches)} if batches else set()
-    claims = [Claim(*(*row, bodies[row["id"]], row["batch_id"] in stopped)) for row in rows]
+    upstreams = {
+        (pick.group.cell.model, pick.group.cell.service_class, pick.group.team_id): pick.group.cell
+        for pick in picks
+    }
+    claims = []
+    for row in rows:
+        cell = upstreams.get((row["model"], row["class"], row["team_id"]), first.cell)
+        body = bodies[row["id"]]
+        claims.append(Claim(*(*row, cell.upstream, body, row["batch_id"] in stopped)))
     # Rows come back in the order of their place in the table.
-    if first.service_class is ServiceClass.BATCH:
+    if first.by_prefix:
         claims.sort(key=lambda claim: (claim.rank, claim.prefix_key, claim.id))
     else:
         claims.sort(key=lambda claim: claim.id)

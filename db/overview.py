@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from carpool.ids import BATCH_PREFIX, public_id
+from carpool.routing import Route
 from carpool.states import BatchStatus, ServiceClass
 from db.database import Database
-from db.routes import Route, list_routes
+from db.routes import list_routes
 
 WAITING = """
 select model, class, count(*) as count,
@@ -50,7 +51,7 @@ class Overview:
     """Those that are open: id, team, model, status, lines done, lines in all."""
     processes: list[tuple[str, str, int, float]]
     """Kind, host, process id, age of the heartbeat."""
-    routes: list[Route]
+    routes: dict[str, Route]
 
 
 async def overview(database: Database) -> Overview:

@@ -5,11 +5,12 @@ from uuid import UUID
 
 import msgspec
 
+from carpool.notices import Source
 from db.database import Fetches
 
 # Joined, and not ``id = any($1)``, for of that Postgres prunes no partitions.
 BY_IDS = """
-select s.id, s.epoch, s.outcome, s.status_code, s.streamed, s.body
+select s.id, s.epoch, s.outcome, s.status_code, s.streamed, s.body, s.backend, s.upstream
 from unnest($1::uuid[]) as asked(id) join results s on s.id = asked.id
 """
 PROGRESS = "select id, epoch from queue where id = any($1::uuid[])"
@@ -24,6 +25,15 @@ class Stored(msgspec.Struct, frozen=True):
     status_code: int
     streamed: bool
     body: bytes
+    backend: str | None = None
+    upstream: str | None = None
+
+    @property
+    def source(self) -> Source | None:
+        """What answered, if anything did."""
+        if self.backend is None or self.upstream is None:
+            return None
+        return Source(self.backend, self.upstream)
 
 
 async def results_of(lane: Fetches, ids: Sequence[UUID]) -> list[Stored]:

@@ -25,6 +25,7 @@ update queue
 set state = case when lost >= 2 then 3 else 0 end, owner_kind = 0, owner = null
 where id = any($2::uuid[]) and owner = $1
 """
+ACCEPT = "update runs set accepting = $2 where id = $1 and ended_at is null"
 END = "update runs set ended_at = now(), in_flight = 0 where id = $1 and ended_at is null"
 
 MAX_RUNS_PER_BACKEND = 1024
@@ -53,6 +54,11 @@ async def beat_run(lane: Lane, run: UUID, held: Sequence[tuple[UUID, int]]) -> B
     """Renew the lease, and compare the (id, epoch) that the run holds with the queue."""
     rows = await lane.fetch(HEARTBEAT, run, [h[0] for h in held], [h[1] for h in held])
     return Beat(*rows[0])
+
+
+async def set_accepting(lane: Lane, run: UUID, *, accepting: bool) -> None:
+    """Say whether a run takes new requests; of one that does not, a route's next takes over."""
+    await lane.fetch(ACCEPT, run, accepting)
 
 
 async def release_strays(lane: Lane, run: UUID, strays: Sequence[UUID]) -> None:

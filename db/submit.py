@@ -19,8 +19,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it is stored.
 
     ``fingerprint`` is a hash of team, path and body; ``incarnation`` and ``channel`` name the API
-    process that waits for it, and are None where no one does; ``share`` is a bucket from 0 to 9999,
-    by which a route's share of the traffic is cut.
+    process that waits for it, and are None where no one does; ``share`` is a bucket of the traffic,
+    or None where the model's route cuts none.
     """
 
     id: UUID
@@ -35,7 +35,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: UUID
     incarnation: UUID | None = None
     channel: UUID | None = None
-    share: int
+    share: int | None
     prefix_key: int
     deadline: datetime | None = None
 

@@ -59,16 +59,22 @@ where ctid = any(array(
     select ctid from queue where state = 2 and not_before <= now()
     order by not_before limit $1 for update skip locked
 ))
-returning model, class, team_id, rank
+returning model, class, team_id, rank, share
 """
 OVERDUE = "select id from queue where deadline <= now() order by deadline limit $1"
 FORSAKEN = "select id from queue where abandon_at <= now() order by abandon_at limit $1"
 # Subqueries with a limit, for of `exists` the planner may make a hash of all that waits (91 ms at
 # 240,000 rows).
 UNSERVED = """
-select r.backend from routes r
-where (select true from queue q where q.model = r.model and q.class < 2 and q.state = 0 limit 1)
-    or (select true from queue q where q.model = r.model and q.class = 2 and q.state = 0 limit 1)
+select r.backend from served r
+where (
+        select true from queue q
+        where q.model = r.model and q.state = 0 and q.share is null limit 1
+    )
+    or (
+        select true from queue q
+        where q.model = r.model and q.state = 0 and q.share is not null limit 1
+    )
     or (select true from queue q where q.model = r.model and q.state = 3 limit 1)
 group by r.backend
 having not exists (
@@ -147,5 +153,7 @@ async def _end(database: Fetches, query: str, ending: Ending) -> list[Ended]:
 
 
 def _groups(rows: Sequence[dict[str, object]]) -> list[Waiting]:
-    groups = {(row["model"], row["class"], row["team_id"], row["rank"]) for row in rows}
+    groups = {
+        (row["model"], row["class"], row["team_id"], row["rank"], row["share"]) for row in rows
+    }
     return [Waiting(*group) for group in groups]  # type: ignore[arg-type]

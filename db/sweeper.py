@@ -33,7 +33,7 @@ on conflict (name) do update set holder = excluded.holder, until = excluded.unti
 where l.holder = excluded.holder or l.until < now()
 returning holder
 """
-ROUTES = "select model, backend from routes where model = any($1::text[])"
+SERVED = "select model, backend from served where model = any($1::text[])"
 LEASE_POLLS = 5
 """How many polls a lease outlasts its last renewal."""
 UPKEEP_SECONDS = 3600.0
@@ -139,7 +139,7 @@ async def ring_backends(lane: Lane, doorbell: Doorbell, groups: Iterable[Waiting
     groups = list(groups)
     if not groups:
         return
-    routes = await lane.fetch(ROUTES, [group.model for group in groups])
+    routes = await lane.fetch(SERVED, [group.model for group in groups])
     for group in groups:
         for route in routes:
             if route["model"] == group.model:

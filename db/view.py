@@ -14,7 +14,7 @@ VIEW = """
 select
     r.id, r.endpoint, r.model, r.streamed, q.state, q.attempts as queue_attempts,
     q.claimed_at, run.backend as run_backend,
-    s.outcome, s.status_code, s.body, s.backend, s.started_at, s.completed_at, s.attempts,
+    s.outcome, s.status_code, s.body, s.backend, s.upstream, s.started_at, s.completed_at, s.attempts,
     (select count(*) from attempts a where a.id = r.id) as ended_claims
 from requests r
 left join queue q on q.id = r.id
@@ -45,6 +45,7 @@ class RequestView:
     model: str
     streamed: bool
     backend: str | None
+    upstream: str | None
     started_at: datetime | None
     completed_at: datetime | None
     attempts: int
@@ -102,6 +103,7 @@ def _view(row: Any) -> RequestView:
         model=row.model,
         streamed=row.streamed,
         backend=row.backend if row.outcome is not None else row.run_backend,
+        upstream=row.upstream,
         started_at=row.started_at if row.outcome is not None else row.claimed_at,
         completed_at=row.completed_at,
         attempts=row.ended_claims + (1 if running or ran else 0),

@@ -28,8 +28,10 @@ from openai.pagination import AsyncCursorPage, AsyncPage, SyncCursorPage, SyncPa
 from redis.asyncio import Redis
 
 from carpool.notices import CHANGED_CHANNEL
+from carpool.routing import Leg, Route
 from db.database import Database
 from db.keys import NewKey, create_key
+from db.routes import set_route
 
 Json = dict[str, Any]
 Found = TypeVar("Found")
@@ -187,12 +189,9 @@ class Stack:
 
     async def route(self, model: str, backend: str) -> None:
         """Route a model to one backend, there `MODEL`, and wait until the API knows the model."""
-        await self.fetch("delete from routes where model = $1 and backend <> $2", model, backend)
-        await self.fetch(
-            "insert into routes (model, backend, upstream) values ($1, $2, $3) "
-            "on conflict do nothing",
-            *(model, backend, MODEL),
-        )
+        route = Route(legs=(Leg(backend=backend, upstream=MODEL),))
+        async with self.database() as database:
+            await set_route(database, model, route, actor="test", backends={backend})
         await self.announce_change()
         async with self.http() as http:
 

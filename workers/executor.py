@@ -9,12 +9,12 @@ import structlog
 
 from carpool.doorbell import Doorbell
 from carpool.errors import EngineDied, PassingError, Unavailable
-from carpool.notices import MAX_INLINE_BYTES, Finished
+from carpool.notices import MAX_INLINE_BYTES, Finished, Source
 from carpool.settings import Settings
 from carpool.states import ENDPOINTS, Outcome, ServiceClass
 from db.claim import Claim
-from db.database import Database, Lane
-from db.finish import NOT_MINE, Failure, Finisher, Result
+from db.database import Database, DatabaseAway, Lane
+from db.finish import NOT_MINE, Failure, Finisher, Result, limited_for
 from db.group import GroupCommit
 from workers.backends.protocol import Answer, Backend, Call
 from workers.streaming import Stream
@@ -24,6 +24,10 @@ PATIENCE_SECONDS = 3600.0
 """How long an answer waits for Postgres; a lease that lapsed meanwhile makes it void anyway."""
 BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 60.0
+LIMITED_BACKOFF_CLAIMS = 4
+"""After so many claims the wait for the next attempt grows no more."""
+LIMITED_SECONDS = 3600.0
+"""How long a request without a deadline meets rate limits until it is told of them."""
 log = structlog.get_logger()
 
 
@@ -41,6 +45,7 @@ class Executor:
     ) -> None:
         """``freed`` is called when the backend is done with a claim, before it is stored."""
         self._settings = settings
+        self._database = database
         self._doorbell = doorbell
         self._backend = backend
         self._finisher = finisher
@@ -51,8 +56,14 @@ class Executor:
         self._failures: GroupCommit[Failure, None] = GroupCommit(
             database, self._retry, limit=FINISH_LIMIT, lanes=1, patience_seconds=PATIENCE_SECONDS
         )
+        self._streams: dict[UUID, Stream] = {}
         self.answering: set[UUID] = set()
         """What the backend is busy with; what is answered and not stored yet is not of it."""
+
+    @property
+    def unread(self) -> set[UUID]:
+        """What the backend is busy with and no chunk was told of: it may begin anew elsewhere."""
+        return {identifier for identifier, stream in self._streams.items() if not stream.chunks}
 
     def start(self) -> None:
         """Begin to store."""
@@ -76,7 +87,7 @@ class Executor:
 
     async def execute(self, claimed: Claim) -> None:
         """Answer a claim, and store what comes of it; raises EngineDied alone."""
-        stream = Stream(self._doorbell, claimed)
+        stream = Stream(self._doorbell, claimed, Source(self._backend.name, claimed.upstream))
         try:
             await self._finish(claimed, await self._answer(claimed, stream), stream)
         except EngineDied:
@@ -98,12 +109,16 @@ class Executor:
             body=claimed.body,
             stream=claimed.streamed,
             service_class=ServiceClass(claimed.service_class),
+            team_id=claimed.team_id,
+            prefix_key=claimed.prefix_key,
         )
         self.answering.add(claimed.id)
+        self._streams[claimed.id] = stream
         try:
             return await self._backend.answer(call, stream.emit)
         finally:
             self.answering.discard(claimed.id)
+            del self._streams[claimed.id]
             self._freed()
 
     async def _finish(self, claimed: Claim, answer: Answer, stream: Stream) -> None:
@@ -137,30 +152,54 @@ class Executor:
                 answer.status,
                 answer.body if inline else None,
                 len(stream.chunks),
+                Source(self._backend.name, claimed.upstream),
             ),
         )
 
     async def _fail(self, claimed: Claim, error: PassingError, stream: Stream) -> None:
         """Let it be tried again later, unless that is in vain or its client has read from it."""
-        attempts = claimed.attempts + 1
+        attempts = claimed.attempts + error.counts
         log.warning(
             "attempt_failed", request=str(claimed.id), attempt=attempts, reason=error.reason
         )
-        if attempts >= self._settings.max_attempts or stream.chunks:
+        if stream.chunks or await self._is_in_vain(claimed, error):
             await self._finish(claimed, Answer(status=error.status, body=error.body), stream)
             return
         await self._failures.put(
             Failure(
                 id=claimed.id,
                 epoch=claimed.epoch,
-                delay_seconds=error.retry_after_seconds or backoff_seconds(attempts),
+                delay_seconds=delay_seconds(claimed, error),
                 error=error.reason,
+                counts=error.counts,
             )
         )
+
+    async def _is_in_vain(self, claimed: Claim, error: PassingError) -> bool:
+        """Whether it has had its attempts; rate limits are met until its deadline."""
+        if error.counts:
+            return claimed.attempts + 1 >= self._settings.max_attempts
+        if claimed.deadline is not None or claimed.epoch == 1:
+            return False
+        try:
+            return await limited_for(self._database, claimed.id, LIMITED_SECONDS)
+        except DatabaseAway:
+            return False
 
     async def _retry(self, lane: Lane, failures: Sequence[Failure], again: bool) -> Sequence[None]:
         await self._finisher.retry(lane, failures)
         return [None] * len(failures)
+
+
+def delay_seconds(claimed: Claim, error: PassingError) -> float:
+    """How long a request waits for its next attempt.
+
+    A rate limit holds the backend, for as long as it asks, and not the request, which another may
+    take meanwhile; only not all of those that one storm sends back come again at one moment.
+    """
+    if error.counts:
+        return error.retry_after_seconds or backoff_seconds(claimed.attempts + 1)
+    return random.uniform(0, backoff_seconds(min(claimed.epoch, LIMITED_BACKOFF_CLAIMS)))
 
 
 def backoff_seconds(attempts: int) -> float:

@@ -12,15 +12,23 @@ from carpool.background import Background
 from carpool.doorbell import Doorbell
 from carpool.errors import EngineDied, PassingError
 from carpool.ids import id_at, new_id
-from carpool.notices import Gone, Waiting, backend_channel, decode_bells, run_channel
+from carpool.notices import (
+    CHANGED_CHANNEL,
+    Gone,
+    Waiting,
+    backend_channel,
+    decode_bells,
+    run_channel,
+)
 from carpool.settings import Settings
-from carpool.states import ServiceClass
-from db.claim import Claim, Group, claim, waiting
+from db.claim import Claim, StaleRoutesError, claim, waiting
 from db.database import Database, DatabaseAway, Lane
 from db.finish import Finisher
-from db.runs import beat_run, begin_run, end_run, release_strays
+from db.runs import beat_run, begin_run, end_run, release_strays, set_accepting
+from db.sweeper import ring_backends
 from workers.backends.protocol import Backend
 from workers.executor import Executor
+from workers.map import Map
 from workers.scheduler import Scheduler
 
 LATE_COMMIT_SECONDS = 2.0
@@ -53,7 +61,8 @@ class Run:
         self._executor = Executor(
             settings, database, doorbell, backend, self._finisher, self._freed
         )
-        self._held: dict[UUID, tuple[int, asyncio.Task[None]]] = {}
+        self._map = Map(backend.name)
+        self._held: dict[UUID, tuple[Claim, asyncio.Task[None]]] = {}
         self._draining = False
         self._ended = False
         self._healthy = True
@@ -82,6 +91,7 @@ class Run:
             ):
                 return False
             log.info("run_started", run=str(self.id), backend=self._backend.name)
+            self._doorbell.announce(CHANGED_CHANNEL)
             self._executor.start()
             background = Background()
             background.start(
@@ -89,7 +99,7 @@ class Run:
                 self._beat(),
                 self._check_health(),
                 self._doorbell.listen(
-                    (backend_channel(self._backend.name), run_channel(self.id)),
+                    (backend_channel(self._backend.name), run_channel(self.id), CHANGED_CHANNEL),
                     self._heard,
                     self._connected,
                 ),
@@ -110,6 +120,9 @@ class Run:
             try:
                 if not await self._claim(lane):
                     await self._wake.wait()
+            except StaleRoutesError:
+                self._look_now.set()
+                await self._wake.wait()
             except DatabaseAway as error:
                 log.warning("claim_failed", error=str(error))
                 await asyncio.sleep(RECOVERY_SECONDS)
@@ -118,17 +131,17 @@ class Run:
     async def _claim(self, lane: Lane) -> bool:
         """Claim what the scheduler plans, and begin it; False where it plans nothing."""
         free = self._backend.capacity - len(self._executor.answering) if self._healthy else 0
-        picks = self._scheduler.plan(free=free, in_flight=len(self._held))
+        picks = self._scheduler.plan(free=free, in_flight=len(self._held), now=datetime.now(UTC))
         if not picks:
             return False
         settled = _settled()
-        claims = await claim(lane, self.id, self._backend.name, picks)
+        claims = await claim(lane, self.id, self._map.version, picks)
         self._scheduler.settle(picks, claims, settled=settled)
         for claimed in claims:
             if claimed.stopped:
                 continue
             task = asyncio.create_task(self._execute(claimed))
-            self._held[claimed.id] = (claimed.epoch, task)
+            self._held[claimed.id] = (claimed, task)
             task.add_done_callback(partial(self._let_go, claimed))
         # Each begins, and so takes its slot, before the free ones are counted again.
         await asyncio.sleep(0)
@@ -160,7 +173,9 @@ class Run:
             while True:
                 self._look_now.clear()
                 try:
-                    firsts = await waiting(lane, self._backend.name)
+                    if await self._map.read(lane):
+                        self._scheduler.route(self._map.cells, self._map.teams)
+                    firsts = await waiting(lane, self._map.cells, self._map.teams)
                     self._scheduler.look(firsts)
                     if firsts:
                         self._wake.set()
@@ -178,7 +193,7 @@ class Run:
         try:
             while not self._ended:
                 await asyncio.sleep(self._settings.heartbeat_seconds)
-                held = [(identifier, epoch) for identifier, (epoch, _) in self._held.items()]
+                held = [(identifier, held.epoch) for identifier, (held, _) in self._held.items()]
                 try:
                     beat = await beat_run(lane, self.id, held)
                     if beat.strays:
@@ -198,18 +213,52 @@ class Run:
             await lane.close()
 
     async def _check_health(self) -> None:
-        while not self.engine_died:
-            await asyncio.sleep(self._settings.health_seconds)
-            try:
-                async with asyncio.timeout(self._settings.health_seconds):
-                    await self._backend.health()
-                self._healthy = True
-            except EngineDied as error:
-                self._bury(error)
-            except (PassingError, TimeoutError) as error:
-                log.warning("backend_unhealthy", backend=self._backend.name, reason=str(error))
-                self._healthy = False
-            self._wake.set()
+        lane = self._database.lane()
+        try:
+            while not self.engine_died:
+                await asyncio.sleep(self._settings.health_seconds)
+                healthy = True
+                try:
+                    async with asyncio.timeout(self._settings.health_seconds):
+                        await self._backend.health()
+                except EngineDied as error:
+                    self._bury(error)
+                except (PassingError, TimeoutError) as error:
+                    log.warning("backend_unhealthy", backend=self._backend.name, reason=str(error))
+                    healthy = False
+                if healthy != self._healthy:
+                    await self._turn(lane, healthy=healthy)
+                self._wake.set()
+        finally:
+            await lane.close()
+
+    async def _turn(self, lane: Lane, *, healthy: bool) -> None:
+        """Claim again, or no more; what cannot be answered here goes to the route's next."""
+        self._healthy = healthy
+        try:
+            await set_accepting(lane, self.id, accepting=healthy)
+            self._doorbell.announce(CHANGED_CHANNEL)
+            if not healthy:
+                await self._hand_over(lane)
+        except DatabaseAway as error:
+            log.warning("turn_failed", error=str(error))
+
+    async def _hand_over(self, lane: Lane) -> None:
+        """Hand back what another backend may answer, but for streams that have begun."""
+        moving = [
+            (claimed, task)
+            for claimed, task in self._held.values()
+            if claimed.id in self._executor.unread and self._map.leads_elsewhere(claimed.model)
+        ]
+        for _, task in moving:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in moving), return_exceptions=True)
+        if moving:
+            claims = [claimed for claimed, _ in moving]
+            await self._finisher.release(lane, [(c.id, c.epoch) for c in claims])
+            groups = {Waiting(c.model, c.service_class, c.team_id, c.rank, c.share) for c in claims}
+            await ring_backends(lane, self._doorbell, groups)
+            log.info("handed_over", backend=self._backend.name, requests=len(claims))
 
     def _bury(self, error: EngineDied) -> None:
         if not self.engine_died:
@@ -218,16 +267,13 @@ class Run:
         self._wake.set()
 
     def _heard(self, channel: str, data: bytes) -> None:
+        if channel == CHANGED_CHANNEL:
+            self._look_now.set()
+            return
         for bell in decode_bells(data):
             match bell:
                 case Waiting():
-                    group = Group(
-                        model=bell.model,
-                        service_class=ServiceClass(bell.service_class),
-                        team_id=bell.team_id,
-                        rank=bell.rank,
-                    )
-                    self._scheduler.note(group, settled=_settled())
+                    self._scheduler.note(bell, settled=_settled())
                     self._wake.set()
                 case Gone():
                     self._abort(bell.id, bell.epoch)
@@ -237,7 +283,7 @@ class Run:
 
     def _epoch(self, identifier: UUID) -> int | None:
         held = self._held.get(identifier)
-        return None if held is None else held[0]
+        return None if held is None else held[0].epoch
 
     def _abort(self, identifier: UUID, epoch: int) -> None:
         # One that is being stored may be gone because it is stored: its client must still be told.
@@ -256,7 +302,7 @@ class Run:
                 await asyncio.wait(tasks, timeout=limit)
             if not await self._executor.stored(timeout_seconds=limit):
                 log.warning("answers_not_stored", run=str(self.id))
-        unfinished = [(i, epoch) for i, (epoch, task) in self._held.items() if not task.done()]
+        unfinished = [(i, held.epoch) for i, (held, task) in self._held.items() if not task.done()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -266,6 +312,7 @@ class Run:
             if unfinished and not self.engine_died:
                 await self._finisher.release(lane, unfinished)
             await end_run(lane, self.id)
+            self._doorbell.announce(CHANGED_CHANNEL)
         except DatabaseAway as error:
             log.warning("run_not_ended", run=str(self.id), error=str(error))
         log.info("run_ended", run=str(self.id), handed_back=len(unfinished))

@@ -1,16 +1,20 @@
 """The order of claims: pure code that is told what waits and says what to claim.
 
 Interactive before flex before batch; within a class the teams in turn. Interactive and flex go by
-age, batch by prefix from the run's own place in the key space (DESIGN.md, section 3). Suspects,
-lost with their engines at least twice, run by themselves: at most 8 together, then each alone.
+age, batch by prefix from the run's own place in the key space (DESIGN.md, section 3); what a route
+cuts by shares goes in a walk over the shares. Suspects, lost with their engines at least twice, run
+by themselves: at most 8 together, then each alone.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from carpool.states import ServiceClass
-from db.claim import LOWEST_PREFIX, NO_ID, Claim, First, Group, Pick
+from carpool.ids import id_at, line_bounds
+from carpool.notices import Waiting
+from carpool.routing import Cell, Kind
+from db.claim import LAST_ID, LOWEST_PREFIX, NO_ID, Claim, First, Group, Pick
 
 SUSPECT_GROUP = 8
 ALONE_AFTER_LOSSES = 3
@@ -20,8 +24,8 @@ ALONE_AFTER_LOSSES = 3
 class _Cursor:
     """How far a run has come in a group: claims begin behind (key, id).
 
-    ``head`` is where the group began at the last look; a walk by prefix goes on there when it has
-    come to the end, once (``wrapped``).
+    ``head`` is where the group began at the last look; a walk goes on there when it has come to the
+    end, once (``wrapped``).
     """
 
     key: int
@@ -36,6 +40,9 @@ class Scheduler:
     def __init__(self, origin_key: int) -> None:
         """``origin_key`` is where this run begins in the space of prefix keys."""
         self._origin_key = origin_key
+        self._cells: dict[tuple[str, int], list[Cell]] = {}
+        self._known: set[Cell] = set()
+        self._teams: dict[int, str] = {}
         self._waiting: dict[Group, None] = {}
         self._cursors: dict[Group, _Cursor] = {}
 
@@ -44,11 +51,29 @@ class Scheduler:
         """Whether nothing is known to wait."""
         return not self._waiting
 
-    def note(self, group: Group, *, settled: UUID) -> None:
-        """Learn that new rows of a group wait; rows older than ``settled`` are left to `look`."""
-        self._waiting.setdefault(group)
-        if group not in self._cursors:
-            self._cursors[group] = self._begin(group, settled)
+    def route(self, cells: Iterable[Cell], teams: dict[int, str]) -> None:
+        """Learn what may be claimed now; what is known to wait must be looked for anew.
+
+        ``teams`` are the names of those teams that the cells name.
+        """
+        self._cells = {}
+        self._known = set()
+        for cell in cells:
+            self._known.add(cell)
+            self._cells.setdefault((cell.model, cell.service_class), []).append(cell)
+        self._teams = teams
+        self._waiting.clear()
+        self._cursors.clear()
+
+    def note(self, bell: Waiting, *, settled: UUID) -> None:
+        """Learn that new rows wait; rows older than ``settled`` are left to `look`."""
+        for cell in self._cells.get((bell.model, bell.service_class), ()):
+            if not _rings(cell, bell.share) or not cell.takes(self._teams.get(bell.team_id, "")):
+                continue
+            group = Group(cell=cell, team_id=bell.team_id, rank=bell.rank)
+            self._waiting.setdefault(group)
+            if group not in self._cursors:
+                self._cursors[group] = self._begin(group, settled)
 
     def look(self, firsts: Iterable[First]) -> None:
         """Learn from the queue itself what waits, and where each group begins.
@@ -57,18 +82,19 @@ class Scheduler:
         """
         for first in firsts:
             before = UUID(int=first.id.int - 1)
-            cursor = self._cursors.get(first.group)
+            group = first.group
+            cursor = self._cursors.get(group)
             if cursor is None:
-                cursor = self._cursors[first.group] = self._begin(first.group, before)
-            cursor.head = (first.prefix_key, before)
-            if _by_prefix(first.group):
+                cursor = self._cursors[group] = self._begin(group, before)
+            if group.by_prefix:
+                cursor.head = (first.prefix_key, before)
                 cursor.key, cursor.id = max((cursor.key, cursor.id), cursor.head)
-            else:
+            elif not group.walked:
                 cursor.id = min(cursor.id, before)
-            self._waiting.setdefault(first.group)
+            self._waiting.setdefault(group)
 
-    def plan(self, *, free: int, in_flight: int) -> list[Pick]:
-        """What to claim next, at most ``free`` rows, all of one class.
+    def plan(self, *, free: int, in_flight: int, now: datetime) -> list[Pick]:
+        """What to claim next, at most ``free`` rows, all claimed alike.
 
         A picked group is known to wait again only when `settle`, `note` or `look` says so: rows
         that come while its claim is under way are announced, and must not be forgotten with it.
@@ -90,19 +116,35 @@ class Scheduler:
             take = share + (1 if place < rest else 0)
             if take:
                 del self._waiting[group]
-                cursor = self._cursors[group]
-                picks.append(Pick(group=group, take=take, after=cursor.id, after_key=cursor.key))
+                picks.append(self._pick(group, take, now))
         return picks
 
     def _first(self) -> list[Group]:
-        """The groups whose turn it is: of the first class, and of each team the first rank."""
-        first = min(group.service_class for group in self._waiting)
-        groups = [group for group in self._waiting if group.service_class == first]
-        ranks: dict[tuple[str, int], int] = {}
+        """The groups whose turn it is: of the first class, of one kind, one of each team.
+
+        Of a team's groups alike the first rank goes first.
+        """
+        first = min(group.cell.service_class for group in self._waiting)
+        groups = [group for group in self._waiting if group.cell.service_class == first]
+        kind = groups[0].cell.kind, groups[0].cell.of_shares
+        turns: dict[tuple[str, int], Group] = {}
         for group in groups:
-            team = (group.model, group.team_id)
-            ranks[team] = min(group.rank, ranks.get(team, group.rank))
-        return [group for group in groups if group.rank == ranks[group.model, group.team_id]]
+            if (group.cell.kind, group.cell.of_shares) != kind:
+                continue
+            team = (group.cell.model, group.team_id)
+            if team not in turns or group.rank < turns[team].rank:
+                turns[team] = group
+        chosen = set(turns.values())
+        return [group for group in groups if group in chosen]
+
+    def _pick(self, group: Group, take: int, now: datetime) -> Pick:
+        cursor = self._cursors[group]
+        before = LAST_ID
+        if group.cell.kind is Kind.AFTER:
+            before = id_at(now - timedelta(seconds=group.cell.seconds))
+        elif group.batch is not None:
+            before = line_bounds(group.batch)[1]
+        return Pick(group=group, take=take, after=cursor.id, after_key=cursor.key, before=before)
 
     def settle(self, picks: Sequence[Pick], claims: Sequence[Claim], *, settled: UUID) -> None:
         """Learn what the picks brought.
@@ -114,36 +156,38 @@ class Scheduler:
         for pick in sorted(picks, key=lambda pick: pick.take):
             group = pick.group
             if group.lost:
-                if claims:
+                if claims and group.cell in self._known:
                     self._waiting.setdefault(group)
                 continue
-            mine = [
-                claim
-                for claim in claims
-                if claim.model == group.model
-                and claim.team_id == group.team_id
-                and claim.service_class == group.service_class
-                and claim.rank == group.rank
-            ]
+            mine = [claim for claim in claims if group.holds(claim)]
             full = len(mine) >= pick.take
-            cursor = self._cursors[group]
-            more = _walk(cursor, mine, full) if _by_prefix(group) else full
-            if mine and not _by_prefix(group):
+            cursor = self._cursors.get(group)
+            if cursor is None:
+                continue  # the routes changed meanwhile
+            more = _walk(cursor, group, mine, full) if group.walked else full
+            if mine and not group.walked:
                 cursor.id = min(max(claim.id for claim in mine), settled)
             if more:
                 self._waiting.setdefault(group)
 
     def _begin(self, group: Group, before: UUID) -> _Cursor:
-        if _by_prefix(group):
+        if group.cell.kind is Kind.SHARE:
+            low, high = group.cell.shares
+            head = (low, NO_ID)
+            return _Cursor(low + self._origin_key % (high - low), NO_ID, head=head)
+        if group.by_prefix:
             return _Cursor(self._origin_key, NO_ID)
         return _Cursor(LOWEST_PREFIX, before)
 
 
-def _walk(cursor: _Cursor, claims: Sequence[Claim], full: bool) -> bool:
-    """Move a cursor over the prefix keys, at the end once to the head; whether to go on."""
+def _walk(cursor: _Cursor, group: Group, claims: Sequence[Claim], full: bool) -> bool:
+    """Move a cursor over the keys, at the end once to the head; whether to go on."""
     if full:
-        last = max(claims, key=lambda claim: (claim.prefix_key, claim.id))
-        cursor.key, cursor.id, cursor.wrapped = last.prefix_key, last.id, False
+        key, identifier = max(
+            ((claim.prefix_key if group.by_prefix else claim.share or 0), claim.id)
+            for claim in claims
+        )
+        cursor.key, cursor.id, cursor.wrapped = key, identifier, False
         return True
     going_on = not cursor.wrapped
     cursor.key, cursor.id = cursor.head
@@ -151,5 +195,8 @@ def _walk(cursor: _Cursor, claims: Sequence[Claim], full: bool) -> bool:
     return going_on
 
 
-def _by_prefix(group: Group) -> bool:
-    return group.service_class is ServiceClass.BATCH
+def _rings(cell: Cell, share: int | None) -> bool:
+    if share is None:
+        return cell.kind is Kind.WHOLE
+    low, high = cell.shares
+    return cell.kind is Kind.SHARE and low <= share < high

@@ -3,18 +3,19 @@
 from datetime import UTC, datetime
 
 from carpool.doorbell import Doorbell
-from carpool.notices import Delta
+from carpool.notices import Delta, Source
 from db.claim import Claim
 
 
 class Stream:
     """Keeps the chunks that a backend emits, and sends them as they come, packed."""
 
-    def __init__(self, doorbell: Doorbell, claimed: Claim) -> None:
+    def __init__(self, doorbell: Doorbell, claimed: Claim, source: Source) -> None:
         self.chunks: list[bytes] = []
         self.first_at: datetime | None = None
         self._doorbell = doorbell
         self._claimed = claimed
+        self._source = source
         self._unsent: list[bytes] = []
         self._publication = -1
 
@@ -33,7 +34,13 @@ class Stream:
         self._publication = self._doorbell.publication
         self._doorbell.notify(
             self._claimed.channel,
-            Delta(self._claimed.id, self._claimed.epoch, offset, self._unsent),
+            Delta(
+                self._claimed.id,
+                self._claimed.epoch,
+                offset,
+                self._unsent,
+                None if offset else self._source,
+            ),
         )
 
     def text(self) -> bytes:

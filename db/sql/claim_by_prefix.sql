@@ -1,7 +1,7 @@
 -- Claims batch rows in the order of their prefix key, a number for each (model, team, rank), each from
 -- the run's own cursor on. Locks and shape are those of claim_by_age.
 update queue q
-set state = 1, owner_kind = 1, owner = $1, epoch = q.epoch + 1, claimed_at = now()
+set state = 1, owner_kind = $10, owner = $9, epoch = q.epoch + 1, claimed_at = now()
 where
     q.ctid = any(array(
         select picked.ctid
@@ -13,16 +13,15 @@ where
             from queue w
             where
                 w.model = pick.model and w.team_id = pick.team_id and w.rank = pick.rank
-                and w.state = 0 and w.class = 2
+                and w.state = 0 and w.class = 2 and w.share is null
                 and (w.prefix_key, w.id) > (pick.after_key, pick.after)
             order by w.prefix_key, w.id
             limit pick.take
             for update skip locked
         ) picked
-        where exists (select from routes r where r.backend = $2 and r.model = pick.model)
+        where exists (select from routing where version = $2)
     ))
     and (select true from runs where id = $1 and ended_at is null for share)
 returning
     q.id, q.epoch, q.team_id, q.class, q.endpoint, q.model, q.streamed, q.attempts, q.lost,
-    q.channel, q.prefix_key, q.rank, q.batch_id,
-    (select r.upstream from routes r where r.backend = $2 and r.model = q.model) as upstream
+    q.channel, q.prefix_key, q.share, q.rank, q.batch_id, q.deadline

@@ -1,6 +1,6 @@
 -- Claims rows that were lost with their runs, all lost equally often, oldest first.
 update queue q
-set state = 1, owner_kind = 1, owner = $1, epoch = q.epoch + 1, claimed_at = now()
+set state = 1, owner_kind = $7, owner = $6, epoch = q.epoch + 1, claimed_at = now()
 where
     q.ctid = any(array(
         select w.ctid
@@ -10,9 +10,8 @@ where
         limit $5
         for update skip locked
     ))
-    and exists (select from routes r where r.backend = $2 and r.model = $3)
+    and exists (select from routing where version = $2)
     and (select true from runs where id = $1 and ended_at is null for share)
 returning
     q.id, q.epoch, q.team_id, q.class, q.endpoint, q.model, q.streamed, q.attempts, q.lost,
-    q.channel, q.prefix_key, q.rank, q.batch_id,
-    (select r.upstream from routes r where r.backend = $2 and r.model = q.model) as upstream
+    q.channel, q.prefix_key, q.share, q.rank, q.batch_id, q.deadline

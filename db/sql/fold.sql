@@ -9,12 +9,14 @@ with taken as (
 ), summed as (
     insert into totals as t (
         day, team_id, model, backend, completed, failed, cancelled, expired,
-        prompt_tokens, cached_tokens, completion_tokens
+        prompt_tokens, cached_tokens, completion_tokens,
+        paid, saved_shared, saved_cache, saved_prefix, saved_window, saved_own
     )
     select
         (now() at time zone 'utc')::date, team_id, model, coalesce(backend, ''), sum(completed),
         sum(failed), sum(cancelled), sum(expired), sum(prompt_tokens), sum(cached_tokens),
-        sum(completion_tokens)
+        sum(completion_tokens), sum(paid), sum(saved_shared), sum(saved_cache), sum(saved_prefix),
+        sum(saved_window), sum(saved_own)
     from taken
     group by team_id, model, coalesce(backend, '')
     on conflict (day, team_id, model, backend) do update set
@@ -24,7 +26,13 @@ with taken as (
         expired = t.expired + excluded.expired,
         prompt_tokens = t.prompt_tokens + excluded.prompt_tokens,
         cached_tokens = t.cached_tokens + excluded.cached_tokens,
-        completion_tokens = t.completion_tokens + excluded.completion_tokens
+        completion_tokens = t.completion_tokens + excluded.completion_tokens,
+        paid = t.paid + excluded.paid,
+        saved_shared = t.saved_shared + excluded.saved_shared,
+        saved_cache = t.saved_cache + excluded.saved_cache,
+        saved_prefix = t.saved_prefix + excluded.saved_prefix,
+        saved_window = t.saved_window + excluded.saved_window,
+        saved_own = t.saved_own + excluded.saved_own
 )
 insert into batch_counts as c (
     batch_id, completed, failed, cancelled, expired, prompt_tokens, cached_tokens,

@@ -23,7 +23,7 @@ with owned as (
     where q.id = owned.id
     returning
         q.id, q.epoch, q.claimed_at, q.lost, q.model, q.class, q.team_id, q.rank, q.key_id,
-        q.channel, q.streamed, q.state
+        q.channel, q.streamed, q.state, q.share
 ), noted as (
     insert into attempts (
         id, team_id, key_id, epoch, outcome, error, backend, worker, run_id, started_at
@@ -34,6 +34,6 @@ with owned as (
     from lost l left join runs r on r.id = $1
 )
 select
-    l.id, l.epoch, l.model, l.class, l.team_id, l.rank, l.channel, l.streamed, l.state,
+    l.id, l.epoch, l.model, l.class, l.team_id, l.rank, l.channel, l.streamed, l.state, l.share,
     l.lost >= 3 and size.rows = 1 as condemned
 from lost l cross join size

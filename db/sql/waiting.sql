@@ -1,17 +1,18 @@
--- Where a backend may claim: each (model, class, team, rank) that waits, with its first row. A skip scan,
--- for it costs one step for each team and not for each row. The first row is where claims begin:
--- from the head they would step over every dead row that an old snapshot keeps.
+-- What waits of some models without a share: each (model, class, team) by age, each (model, team, rank)
+-- of batches by prefix, and suspects, with the first row of each. A skip scan, for it costs one step
+-- for each team and not for each row. The first row is where claims begin: from the head they would
+-- step over every dead row that an old snapshot keeps.
 with recursive
 served as (
-    select distinct r.model from routes r where r.backend = $1
+    select model from unnest($1::text[]) as s(model)
 ),
 aged as (
     select s.model, c.class, first.team_id, first.id
     from served s
-    cross join (values (0::smallint), (1::smallint)) as c(class)
+    cross join unnest($2::smallint[]) as c(class)
     cross join lateral (
         select q.team_id, q.id from queue q
-        where q.model = s.model and q.class = c.class and q.class < 2 and q.state = 0
+        where q.model = s.model and q.class = c.class and q.state = 0 and q.share is null
         order by q.team_id, q.id limit 1
     ) first
     union all
@@ -20,7 +21,7 @@ aged as (
     cross join lateral (
         select q.team_id, q.id from queue q
         where
-            q.model = a.model and q.class = a.class and q.class < 2 and q.state = 0
+            q.model = a.model and q.class = a.class and q.state = 0 and q.share is null
             and q.team_id > a.team_id
         order by q.team_id, q.id limit 1
     ) next
@@ -30,7 +31,7 @@ patient as (
     from served s
     cross join lateral (
         select q.team_id, q.rank, q.prefix_key, q.id from queue q
-        where q.model = s.model and q.class = 2 and q.state = 0
+        where q.model = s.model and q.class = 2 and q.state = 0 and q.share is null
         order by q.team_id, q.rank, q.prefix_key, q.id limit 1
     ) first
     union all
@@ -39,16 +40,16 @@ patient as (
     cross join lateral (
         select q.team_id, q.rank, q.prefix_key, q.id from queue q
         where
-            q.model = p.model and q.class = 2 and q.state = 0
+            q.model = p.model and q.class = 2 and q.state = 0 and q.share is null
             and (q.team_id, q.rank) > (p.team_id, p.rank)
         order by q.team_id, q.rank, q.prefix_key, q.id limit 1
     ) next
 )
-select model, class, team_id, 0::smallint as rank, 0 as lost, 0 as prefix_key, id from aged
+select model, class, team_id, 0::smallint as rank, 0 as lost, null::bigint as prefix_key, id from aged
 union all
 select model, 2::smallint, team_id, rank, 0, prefix_key, id from patient
 union all
-select s.model, 0::smallint, 0, 0::smallint, suspect.lost, 0, suspect.id
+select s.model, 0::smallint, 0, 0::smallint, suspect.lost, null, suspect.id
 from served s
 cross join lateral (
     select q.lost, q.id from queue q where q.state = 3 and q.model = s.model

@@ -28,6 +28,7 @@ from tests.benchmarks.explained import ExplainedLane
 from tests.benchmarks.stack import directory
 from tests.benchmarks.table import Line, Measured
 from tests.benchmarks.waiting_rows import HEAD_SHARE, MODELS, delete_head, fill
+from workers.map import Map
 from workers.run import LATE_COMMIT_SECONDS
 from workers.scheduler import Scheduler
 
@@ -91,19 +92,23 @@ class Claims:
     async def _measure(self, service_class: ServiceClass, claims: int) -> Claimed:
         """A new run's claims: from where the look found rows, then from their cursors."""
         scheduler = Scheduler(LOWEST_PREFIX)
-        firsts = await waiting(self._lane, BACKEND)
-        scheduler.look(first for first in firsts if first.group.service_class is service_class)
+        world = Map(BACKEND)
+        await world.read(self._lane)
+        self._version = world.version
+        scheduler.route(world.cells, world.teams)
+        firsts = await waiting(self._lane, world.cells)
+        scheduler.look(f for f in firsts if f.group.cell.service_class is service_class)
         others = Bystanders()
         times = [await self._claim(scheduler) for _ in range(claims)]
         measured = Measured(tuple(times), others.percent())
         explained = ExplainedLane(self._url)
-        await claim(explained, self._run, BACKEND, _plan(scheduler))
+        await claim(explained, self._run, self._version, _plan(scheduler))
         return Claimed(measured=measured, plan=explained.plan)
 
     async def _claim(self, scheduler: Scheduler) -> float:
         picks = _plan(scheduler)
         began = time.perf_counter()
-        claimed = await claim(self._lane, self._run, BACKEND, picks)
+        claimed = await claim(self._lane, self._run, self._version, picks)
         milliseconds = 1000 * (time.perf_counter() - began)
         assert len(claimed) == TAKE, f"{len(claimed)} rows were claimed, not {TAKE}"
         scheduler.settle(picks, claimed, settled=_settled())
@@ -163,7 +168,7 @@ async def _snapshot(url: str) -> AsyncIterator[None]:
 
 
 def _plan(scheduler: Scheduler) -> Any:
-    return scheduler.plan(free=TAKE, in_flight=0)
+    return scheduler.plan(free=TAKE, in_flight=0, now=datetime.now(UTC))
 
 
 def _settled() -> UUID:

@@ -29,7 +29,7 @@ select
     )::uuid,
     '00000000-0000-0000-0000-000000000001',
     ($4::text[])[1 + of % cardinality($4)], 1 + of / cardinality($4) % $5, class,
-    hashint8extended(line / $7, 0), 0, i % 10000, false
+    hashint8extended(line / $7, 0), 0, null, false
 from
     generate_series(0, $1::bigint - 1) i
     cross join lateral (values (i / 2, i % 2 * 2)) as parts(line, class)

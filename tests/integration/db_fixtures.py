@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ import pytest_asyncio
 from sqlalchemy.engine import make_url
 
 from carpool.ids import new_id
+from carpool.routing import Cell, Kind, Leg, Route, cells
 from carpool.states import Outcome, ServiceClass
 from cli.postgres import embedded_postgres
 from db.claim import Claim, Group, Pick, claim
 from db.database import LANE_SETTINGS, Database, Lane
 from db.finish import Finisher, Result
 from db.migrate import migrate
+from db.routes import read_routing, routing_version, set_route
 from db.runs import begin_run
 from db.submit import Submission, submit
 from tests.stack import eventually
@@ -82,7 +85,8 @@ class TestRun:
 
     async def claim(self, take: int, *, lane: Lane | None = None, **group: Any) -> list[Claim]:
         """Claim of one group: the interactive rows of the usual team, unless told otherwise."""
-        return await claim(lane or self.lane, self.id, self.backend, [pick(take, **group)])
+        lane = lane or self.lane
+        return await claim(lane, self.id, await routing_version(lane), [pick(take, **group)])
 
     async def finish(
         self, claims: Sequence[Claim], *, lane: Lane | None = None
@@ -135,9 +139,23 @@ class Bench:
         return made
 
     async def route(self, model: str = MODEL, backend: str = BACKEND) -> None:
-        await self.sql(
-            "insert into routes (model, backend, upstream) values ($1, $2, $1)", model, backend
+        """Give a model a route of one leg."""
+        await set_route(
+            self.database,
+            model,
+            Route(legs=(Leg(backend=backend),)),
+            actor="test",
+            backends={backend},
         )
+
+    async def cells(self, backend: str = BACKEND) -> list[Cell]:
+        """What a backend may claim now."""
+        routing = await read_routing(self.lane())
+        return [
+            cell
+            for model, route in routing.routes.items()
+            for cell in cells(model, route.legs, backend, live=routing.live)
+        ]
 
     async def fill(self, number: int, **columns: Any) -> list[UUID]:
         """Submit so many requests alike; their ids, oldest first."""
@@ -207,7 +225,7 @@ def submission(**columns: Any) -> Submission:
         "streamed": False,
         "body": b"{}",
         "fingerprint": UUID(int=2),
-        "share": 0,
+        "share": None,
         "prefix_key": 0,
     }
     return Submission(**(values | columns))
@@ -216,12 +234,18 @@ def submission(**columns: Any) -> Submission:
 def pick(take: int, **columns: Any) -> Pick:
     """A pick of the usual group, or of another; ``after`` and ``after_key`` are its cursor."""
     cursor = {name: columns.pop(name) for name in ("after", "after_key") if name in columns}
-    values: dict[str, Any] = {
-        "model": MODEL,
-        "service_class": ServiceClass.INTERACTIVE,
-        "team_id": TEAM,
-    }
-    return Pick(group=Group(**(values | columns)), take=take, **cursor)
+    model = columns.pop("model", MODEL)
+    service_class = columns.pop("service_class", ServiceClass.INTERACTIVE)
+    cell = columns.pop("cell", None) or cell_of(model, service_class)
+    return Pick(group=Group(cell=cell, **({"team_id": TEAM} | columns)), take=take, **cursor)
+
+
+@cache
+def cell_of(model: str = MODEL, service_class: ServiceClass = ServiceClass.INTERACTIVE) -> Cell:
+    """The cell of all rows of a model and class without a share; the same at each call."""
+    return Cell(
+        model=model, upstream=model, service_class=service_class, kind=Kind.WHOLE, teams=None
+    )
 
 
 def result(claimed: Claim, **columns: Any) -> Result:

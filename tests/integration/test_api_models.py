@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from openai import NotFoundError
 
+from db.routes import delete_route
 from tests.stack import Stack, Stock
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -17,7 +18,8 @@ async def odd_model(stack: Stack) -> AsyncIterator[str]:
     """A model whose name must be encoded in a URL, routed while everything runs."""
     await stack.route(ODD, "simulated")
     yield ODD
-    await stack.fetch("delete from routes where model = $1", ODD)
+    async with stack.database() as database:
+        await delete_route(database, ODD, actor="test")
 
 
 async def test_models_are_listed(stock: Stock) -> None:

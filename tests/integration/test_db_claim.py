@@ -6,9 +6,11 @@ from uuid import UUID
 
 import pytest
 
+from carpool.routing import Leg, Route
 from carpool.states import QueueState, ServiceClass
-from db.claim import NO_ID, Claim, Group, Pick, claim, waiting
+from db.claim import NO_ID, Claim, Group, Pick, StaleRoutesError, claim, waiting
 from db.end import CANCELLED, end_requests
+from db.routes import routing_version, set_route
 from db.sweep import DEAD_OWNERS, END_DEAD_RUNS, sweep
 
 if TYPE_CHECKING:
@@ -159,17 +161,24 @@ async def test_a_provider_batch_is_no_dead_owner(bench: "Bench") -> None:
 async def test_without_a_route_nothing_is_claimed_and_a_new_route_is_followed_at_once(
     bench: "Bench", kind: str
 ) -> None:
+    from tests.integration.db_fixtures import pick
+
     group = KINDS[kind]
     columns = {k: v for k, v in group.items() if k == "service_class"}
     await bench.fill(4, **columns)
     if "lost" in group:
         await bench.sql("update queue set state = 3, lost = 2")
     ours, theirs = await bench.run(), await bench.run("elsewhere")
-    assert await theirs.claim(1, **group) == []
-    assert await waiting(theirs.lane, "elsewhere") == []
-    await bench.sql("update routes set backend = 'elsewhere', upstream = 'big'")
-    assert await ours.claim(1, **group) == []
-    claims = await theirs.claim(4, **group)
+    assert await waiting(theirs.lane, await bench.cells("elsewhere")) == []
+    version = await routing_version(ours.lane)
+    route = Route(legs=(Leg(backend="elsewhere", upstream="big"),))
+    await set_route(bench.database, "tiny", route, actor="test")
+    with pytest.raises(StaleRoutesError):
+        await claim(ours.lane, ours.id, version, [pick(1, **group)])
+    assert await waiting(ours.lane, await bench.cells()) == []
+    cells = await bench.cells("elsewhere")
+    first = min(await waiting(theirs.lane, cells), key=lambda first: first.id)
+    claims = await claim(theirs.lane, theirs.id, version + 1, [Pick(group=first.group, take=4)])
     assert len(claims) == 4
     assert {c.upstream for c in claims} == {"big"}
 
@@ -185,8 +194,8 @@ async def test_what_waits_is_told_by_model_class_team_and_loss(bench: "Bench") -
     backing_off = await bench.fill(1, team_id=11)
     await bench.sql("update queue set state = 2 where id = any($1)", backing_off)
     found = {
-        (g.model, g.service_class, g.team_id, g.lost)
-        for g, _, _ in await waiting(bench.lane(), "engine")
+        (g.cell.model, g.cell.service_class, g.team_id, g.lost)
+        for g, _, _ in await waiting(bench.lane(), await bench.cells())
     }
     assert found == {
         ("tiny", ServiceClass.INTERACTIVE, 1, 0),
@@ -197,14 +206,13 @@ async def test_what_waits_is_told_by_model_class_team_and_loss(bench: "Bench") -
 
 
 async def test_a_claim_of_several_teams_takes_of_each_its_number(bench: "Bench") -> None:
+    from tests.integration.db_fixtures import cell_of
+
     await bench.fill(5)
     await bench.fill(5, team_id=2)
     run = await bench.run()
-    picks = [
-        Pick(group=Group(model="tiny", service_class=ServiceClass.INTERACTIVE, team_id=t), take=n)
-        for t, n in ((1, 2), (2, 3))
-    ]
-    claims = await claim(run.lane, run.id, "engine", picks)
+    picks = [Pick(group=Group(cell=cell_of(), team_id=t), take=n) for t, n in ((1, 2), (2, 3))]
+    claims = await claim(run.lane, run.id, await routing_version(run.lane), picks)
     assert sorted(c.team_id for c in claims) == [1, 1, 2, 2, 2]
     states = await bench.sql("select state, count(*) as n from queue group by state order by state")
     assert [(row["state"], row["n"]) for row in states] == [

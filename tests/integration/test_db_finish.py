@@ -11,7 +11,7 @@ from carpool.states import Outcome, QueueState
 from db.database import DatabaseAway
 from db.delivery import attach
 from db.end import CANCELLED, end_requests
-from db.finish import NOT_MINE, Failure
+from db.finish import NOT_MINE, Failure, limited_for
 from db.results import result_of
 from db.runs import beat_run, release_strays
 from db.sweep import sweep
@@ -106,6 +106,36 @@ async def test_a_passing_failure_waits_and_is_kept_as_an_attempt(bench: "Bench")
     assert await run.claim(1) == []
     attempts = await bench.sql("select epoch, outcome, error from attempts")
     assert [tuple(a) for a in attempts] == [(1, "failed", "429 from it")]
+
+
+async def test_a_rate_limit_is_kept_and_counts_as_no_attempt(bench: "Bench") -> None:
+    limited, failed = await bench.fill(2)
+    run = await bench.run()
+    await run.claim(2)
+    failure = Failure(id=limited, epoch=1, delay_seconds=60, error="429", counts=False)
+    await run.finisher.retry(
+        run.lane, [failure, Failure(id=failed, epoch=1, delay_seconds=60, error="500")]
+    )
+    assert (await bench.row(limited))["attempts"] == 0
+    assert (await bench.row(failed))["attempts"] == 1
+    attempts = await bench.sql("select id, outcome, error from attempts order by id")
+    assert [tuple(a) for a in attempts] == [(limited, "limited", "429"), (failed, "failed", "500")]
+
+
+async def test_how_long_a_request_has_met_rate_limits_is_known(bench: "Bench") -> None:
+    """From the first of them on; other failures say nothing of it."""
+    limited, failed = await bench.fill(2)
+    run = await bench.run()
+    await run.claim(2)
+    failure = Failure(id=limited, epoch=1, delay_seconds=60, error="429", counts=False)
+    await run.finisher.retry(
+        run.lane, [failure, Failure(id=failed, epoch=1, delay_seconds=60, error="500")]
+    )
+    assert not await limited_for(run.lane, limited, 3600)
+    await bench.sql("update attempts set ended_at = ended_at - interval '2 hours'")
+    assert await limited_for(run.lane, limited, 3600)
+    assert not await limited_for(run.lane, limited, 3 * 3600)
+    assert not await limited_for(run.lane, failed, 3600)
 
 
 async def test_a_client_that_comes_back_before_the_finish_commits_is_told_through_it(

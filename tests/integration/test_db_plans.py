@@ -12,12 +12,17 @@ from carpool.ids import new_id
 from db import batch_jobs, batch_sweep, delivery, finish, results, runs, submit, sweep
 from db.claim import (
     CLAIM_BY_AGE,
+    CLAIM_BY_AGE_OF_SHARES,
     CLAIM_BY_PREFIX,
+    CLAIM_BY_SHARE,
     CLAIM_SUSPECTS,
+    LAST_ID,
+    LEFT,
     LOWEST_PREFIX,
     NO_ID,
     STOPPED,
     WAITING,
+    WAITING_SHARES,
 )
 from db.end import END
 from db.partitions import PARTITIONED
@@ -54,7 +59,8 @@ insert into queue (
     owner, lost, not_before, abandon_at, deadline, channel
 )
 select
-    id, i % 50, $2, (i % 3)::smallint, 0, 'tiny', false, 0, i * 7919,
+    id, i % 50, $2, (i % 3)::smallint, 0, 'tiny', false,
+    case when i % 7 = 0 then i % 10000 end, i * 7919,
     case when i % 100 = 0 then 2 when i % 100 = 1 then 3 when i % 100 = 2 then 1 else 0 end,
     case when i % 100 = 2 then 1 else 0 end,
     case when i % 100 = 2 then $2::uuid end,
@@ -76,23 +82,44 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
     return {
         "claim_by_age": (
             CLAIM_BY_AGE,
-            (RUN, "engine", ["tiny"] * 2, [0, 1], [1, 2], [NO_ID, ids[9]], [64, 64]),
+            (
+                *(RUN, 1, ["tiny"] * 2, [0, 1], [1, 2], [NO_ID, ids[9]], [64, 64]),
+                *(RUN, 1, [LAST_ID, ids[99]]),
+            ),
+        ),
+        "claim_by_age of shares": (
+            CLAIM_BY_AGE_OF_SHARES,
+            (
+                *(RUN, 1, ["tiny"] * 2, [0, 2], [1, 2], [NO_ID, ids[9]], [64, 64]),
+                *(RUN, 1, [LAST_ID, ids[99]]),
+            ),
+        ),
+        "claim_by_share": (
+            CLAIM_BY_SHARE,
+            (
+                *(RUN, 1, ["tiny"] * 2, [0, 2], [1, 2], [500, 10_000], [0, 700]),
+                *([NO_ID, ids[9]], [64, 64], RUN, 1),
+            ),
         ),
         "claim_by_prefix": (
             CLAIM_BY_PREFIX,
             (
                 RUN,
-                "engine",
+                1,
                 ["tiny"] * 2,
                 [1, 2],
                 [0, -5],
                 [LOWEST_PREFIX, 5],
                 [NO_ID, NO_ID],
                 [64, 64],
+                RUN,
+                1,
             ),
         ),
-        "claim_suspects": (CLAIM_SUSPECTS, (RUN, "engine", "tiny", 2, 8)),
-        "waiting": (WAITING, ("engine",)),
+        "claim_suspects": (CLAIM_SUSPECTS, (RUN, 1, "tiny", 2, 8, RUN, 1)),
+        "waiting": (WAITING, (["tiny", "none"], [0, 1, 2])),
+        "waiting of shares": (WAITING_SHARES, (["tiny", "none"],)),
+        "waiting with little time left": (LEFT, (["tiny"], 3600.0)),
         "finish": (
             finish.FINISH,
             (

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from uuid import UUID
 
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carpool.notices import Waiting
+from carpool.routing import Cell, Kind
 from carpool.states import ServiceClass
 from db.claim import Claim, First, Group, Pick
 from workers.scheduler import (
@@ -22,7 +25,15 @@ from workers.scheduler import (
 LATE_SECONDS = 2.0
 """How long after an id is made its row may become visible."""
 START_SECONDS = 1000.0
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODELS, TEAMS = ("m", "n"), (1, 2, 3)
+CELLS = {
+    (model, service_class): Cell(
+        model=model, upstream=model, service_class=service_class, kind=Kind.WHOLE, teams=None
+    )
+    for model in MODELS
+    for service_class in ServiceClass
+}
 
 
 def identifier(seconds: float, serial: int) -> UUID:
@@ -51,6 +62,7 @@ class World:
         self.rows: dict[UUID, Row] = {}
         self.claimed: list[Row] = []
         self.scheduler = Scheduler(origin_key)
+        self.scheduler.route(CELLS.values(), {})
 
     def arrive(
         self,
@@ -70,7 +82,7 @@ class World:
         waiting = sorted(self._waiting(), key=lambda row: (row.prefix_key, row.id))
         firsts: dict[Group, First] = {}
         for row in waiting:
-            group = Group(model=row.model, service_class=row.service_class, team_id=row.team_id)
+            group = Group(cell=CELLS[row.model, row.service_class], team_id=row.team_id)
             if row.lost < 2 and (
                 group not in firsts
                 or (row.service_class is not ServiceClass.BATCH and row.id < firsts[group].id)
@@ -87,13 +99,13 @@ class World:
     def turn(self, free: int) -> list[Row]:
         """One plan, its claim and what is learned of it."""
         in_flight = sum(row.held for row in self.rows.values())
-        picks = self.scheduler.plan(free=free, in_flight=in_flight)
+        picks = self.scheduler.plan(free=free, in_flight=in_flight, now=NOW)
         assert all(pick.take > 0 for pick in picks)
         assert sum(pick.take for pick in picks) <= max(free, 0)
         assert len({pick.group for pick in picks}) == len(picks)
         if any(pick.group.lost for pick in picks):
             self._check_suspects(picks, in_flight)
-        assert len({pick.group.service_class for pick in picks}) <= 1
+        assert len({pick.group.cell.service_class for pick in picks}) <= 1
         rows = [row for pick in picks for row in self._claim(pick)]
         claims = [_claim(row) for row in rows]
         self.scheduler.settle(picks, claims, settled=identifier(self.now - LATE_SECONDS, 0))
@@ -122,17 +134,18 @@ class World:
 
     def _claim(self, pick: Pick) -> Sequence[Row]:
         group = pick.group
+        cell = group.cell
         if group.lost:
-            rows = [r for r in self._waiting() if r.model == group.model and r.lost == group.lost]
+            rows = [r for r in self._waiting() if r.model == cell.model and r.lost == group.lost]
         else:
             rows = [
                 row
                 for row in self._waiting()
                 if row.lost < 2
                 and (row.model, row.service_class, row.team_id)
-                == (group.model, group.service_class, group.team_id)
+                == (cell.model, cell.service_class, group.team_id)
             ]
-        if group.lost or group.service_class is not ServiceClass.BATCH:
+        if group.lost or not group.by_prefix:
             rows = sorted((r for r in rows if r.id > pick.after), key=lambda r: r.id)
         else:
             place = (pick.after_key, pick.after)
@@ -152,7 +165,7 @@ class World:
 
 
 def _suspects(model: str, lost: int) -> Group:
-    return Group(model=model, service_class=ServiceClass.INTERACTIVE, team_id=0, lost=lost)
+    return Group(cell=CELLS[model, ServiceClass.INTERACTIVE], team_id=0, lost=lost)
 
 
 def _claim(row: Row) -> Claim:
@@ -168,8 +181,10 @@ def _claim(row: Row) -> Claim:
         lost=row.lost,
         channel=None,
         prefix_key=row.prefix_key,
+        share=None,
         rank=0,
         batch_id=None,
+        deadline=None,
         stopped=False,
         body=b"{}",
         upstream=row.model,
@@ -356,11 +371,11 @@ def test_a_full_engine_takes_nothing(free: int) -> None:
 def test_a_bell_during_a_claim_is_not_forgotten() -> None:
     world = World()
     world.arrive()
-    group = Group(model="m", service_class=ServiceClass.INTERACTIVE, team_id=1)
+    bell = Waiting("m", ServiceClass.INTERACTIVE, 1)
     settled = identifier(world.now - LATE_SECONDS, 0)
-    world.scheduler.note(group, settled=settled)
-    picks = world.scheduler.plan(free=5, in_flight=0)
-    world.scheduler.note(group, settled=settled)
+    world.scheduler.note(bell, settled=settled)
+    picks = world.scheduler.plan(free=5, in_flight=0, now=NOW)
+    world.scheduler.note(bell, settled=settled)
     claims = [_claim(row) for pick in picks for row in world._claim(pick)]
     world.scheduler.settle(picks, claims, settled=settled)
     assert not world.scheduler.idle

@@ -1,17 +1,19 @@
 """A dry run: the file is judged, counted and priced; nothing of it runs."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from carpool.batch_lines import Inspection
-from carpool.settings import ModelPrice
+from carpool.prices import NANODOLLARS, Price, Usage, cost
 from carpool.states import ENDPOINTS
 from db.batch_jobs import Job, report
 from db.batch_pace import seconds_for
-from db.routes import backends_of
+from db.prices import list_prices
+from db.routes import backends_of, read_routing
 from workers.jobs.context import JobContext
 from workers.jobs.tokens import token_counter
 from workers.jobs.validation import error_list, inspect
@@ -33,7 +35,7 @@ async def dry_run(jobs: JobContext, job: Job) -> bool:
                 "counted_by": "estimate" if counted is None else "tokenizer",
             },
             "seconds": await _seconds(jobs, found),
-            "price": _price(jobs, found, input_tokens),
+            "price": await _price(jobs, found, input_tokens),
         }
     )
     return await report(
@@ -88,11 +90,22 @@ async def _seconds(jobs: JobContext, found: Inspection) -> int | None:
     return await seconds_for(jobs.database, found.model, found.total)
 
 
-def _price(jobs: JobContext, found: Inspection, input_tokens: int) -> dict[str, Any] | None:
-    """At most: with as many output tokens as the lines allow."""
-    model = None if found.model is None else jobs.settings.models.get(found.model)
-    price: ModelPrice | None = None if model is None else model.batch_price
-    if price is None or found.max_output_tokens is None:
+async def _price(jobs: JobContext, found: Inspection, input_tokens: int) -> dict[str, Any] | None:
+    """At most: live at list price, with as many output tokens as the lines allow."""
+    if found.model is None or found.max_output_tokens is None:
         return None
-    micro = input_tokens * price.input + found.max_output_tokens * price.output
-    return {"currency": "USD", "amount": round(micro / 1_000_000, 6)}
+    price = await _list_price(jobs, found.model)
+    if price is None:
+        return None
+    usage = Usage(prompt=input_tokens, completion=found.max_output_tokens)
+    # It is the length of each request that may make it dear, not that of the file.
+    listed = cost(usage, replace(price, long_tokens=None)).listed
+    return {"currency": "USD", "amount": round(listed / NANODOLLARS, 6)}
+
+
+async def _list_price(jobs: JobContext, model: str) -> Price | None:
+    """Of the model, else of the first of its names at backends that has one."""
+    prices = await list_prices(jobs.database)
+    route = (await read_routing(jobs.database)).routes.get(model)
+    names = [model, *(leg.upstream for leg in (route.legs if route else ()) if leg.upstream)]
+    return next((price for name in names if (price := prices.at(name)) is not None), None)

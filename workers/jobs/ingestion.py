@@ -10,15 +10,15 @@ from carpool.ids import line_id
 from carpool.lines import Line
 from carpool.notices import Waiting
 from carpool.prefix import prefix_key
+from carpool.routing import SHARES, Route
 from carpool.states import ENDPOINTS, ServiceClass
 from db.batch_jobs import Job, QueuedLine, queue_lines
-from db.routes import backends_of
+from db.routes import read_routing
 from workers.jobs.context import JobContext
 from workers.jobs.validation import lines_of
 
 CHUNK_LINES = 2000
 CHUNK_BYTES = 4_000_000
-SHARES = 10_000
 MAX_PERSON_LENGTH = 255
 
 
@@ -36,7 +36,9 @@ async def ingest(jobs: JobContext, job: Job) -> bool:
     and begun again, or done by two at once, it makes no row twice.
     """
     assert job.model is not None
-    backends = await backends_of(jobs.database, job.model)
+    routing = await read_routing(jobs.database)
+    route = routing.routes.get(job.model, Route())
+    backends = {leg.backend for leg in route.legs}
     bell = Waiting(job.model, ServiceClass.BATCH, job.team_id, -job.priority)
     queued = job.ingested
     chunk: list[QueuedLine] = []
@@ -71,14 +73,14 @@ async def ingest(jobs: JobContext, job: Job) -> bool:
     )
     async for line in lines:
         place = line
-        chunk.append(_queued(job, line))
+        chunk.append(_queued(job, line, shared=route.shared))
         size += len(line.text)
         if (len(chunk) >= CHUNK_LINES or size >= CHUNK_BYTES) and not await store():
             return False
     return not chunk or await store()
 
 
-def _queued(job: Job, line: Line) -> QueuedLine:
+def _queued(job: Job, line: Line, *, shared: bool) -> QueuedLine:
     read = decode_line(line.text)
     body = bytes(read.body)
     custom_id = stored_custom_id(read.custom_id)
@@ -88,7 +90,7 @@ def _queued(job: Job, line: Line) -> QueuedLine:
         job.person or _person(body),
         body,
         custom_id,
-        crc32(custom_id.encode()) % SHARES,
+        crc32(custom_id.encode()) % SHARES if shared else None,
         prefix_key(body[max(begin, 0) :]),
     )
 

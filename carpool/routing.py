@@ -1,0 +1,291 @@
+"""Routes: which backends may claim a model's requests, and when.
+
+A route is a list of legs. Of those whose class, team, share and price fit a request, the first
+whose backend is up gets it, as in a firewall's rules. A leg with a time condition opens beside the
+others: for what has waited so long, or what is so near its deadline; and for all that fits it
+while every leg before it is down. Pure: what is decided here is carried out by claims.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import accumulate, pairwise
+from typing import Annotated, Final, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from carpool.states import ServiceClass
+
+SHARES: Final = 10_000
+"""Into how many buckets the traffic is cut; a request's bucket is a hash of its body."""
+ALL_SHARES: Final = (0, SHARES)
+ClassName = Literal["interactive", "flex", "batch"]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+MAX_SECONDS = 10 * 365 * 86400
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
+
+
+class RouteError(ValueError):
+    """A route that cannot be; ``param`` is the path of what is wrong in it."""
+
+    def __init__(self, reason: str, param: str | None = None) -> None:
+        super().__init__(reason)
+        self.param = param
+
+
+class Leg(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """A backend that may answer, the model's name there, and conditions; None is no condition."""
+
+    backend: Name
+    upstream: Name | None = None
+    """None is the name that the client asked for."""
+    classes: Annotated[tuple[ClassName, ...], Meta(min_length=1)] | None = None
+    teams: Annotated[tuple[Name, ...], Meta(min_length=1)] | None = None
+    share: Annotated[float, Meta(gt=0, le=100)] | None = None
+    """Of the traffic, in percent; stable by request."""
+    after_seconds: Seconds | None = None
+    """For requests that have waited so long."""
+    left_seconds: Annotated[float, Meta(gt=0, le=MAX_SECONDS)] | None = None
+    """For requests with so much time left before their deadline, or less."""
+    max_price: Annotated[float, Meta(ge=0)] | None = None
+    """While a million output tokens cost no more there, in dollars."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether it opens with time."""
+        return self.after_seconds is not None or self.left_seconds is not None
+
+    def serves(self, service_class: ServiceClass) -> bool:
+        """Whether its class fits."""
+        return self.classes is None or service_class.name.lower() in self.classes
+
+
+class Route(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The legs of a model, or the model whose route it shares."""
+
+    legs: tuple[Leg, ...] = ()
+    alias: Name | None = None
+    cache_seconds: Seconds | None = None
+    """How long an answer may be given again to an identical request; None is never."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether it cuts the traffic into shares."""
+        return any(leg.share is not None for leg in self.legs)
+
+
+class Kind(Enum):
+    """Which rows a cell is about, and in which order they are claimed."""
+
+    WHOLE = "whole"
+    """Those without a share, by age or, of the batch class, by prefix."""
+    SHARE = "share"
+    """Those of a range of shares, in a walk over it."""
+    AFTER = "after"
+    """Those that have waited for so many seconds, by age."""
+    LEFT = "left"
+    """Those of batches with so many seconds left, or fewer, by age."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Cell:
+    """What a backend may claim: the rows of a model, class, teams and one more range."""
+
+    model: str
+    upstream: str
+    service_class: ServiceClass
+    kind: Kind
+    teams: frozenset[str] | None
+    """None is all."""
+    but_teams: frozenset[str] = frozenset()
+    shares: tuple[int, int] = ALL_SHARES
+    """From, and up to but without."""
+    of_shares: bool = False
+    """Of a cell by time: whether it is about the rows that have a share, or those without."""
+    seconds: float = 0.0
+
+    def takes(self, team: str) -> bool:
+        """Whether a team's rows are among them."""
+        return (self.teams is None or team in self.teams) and team not in self.but_teams
+
+
+Priced = Callable[[Leg], bool]
+"""Whether a leg's price condition holds now."""
+
+
+def check(
+    model: str, route: Route, *, backends: Collection[str], routes: Mapping[str, Route]
+) -> None:
+    """Raise RouteError where a model cannot have this route beside the other routes."""
+    if route.alias is not None:
+        _check_alias(model, route, routes)
+        return
+    if not route.legs:
+        raise RouteError(f"The route of '{model}' leads nowhere: it has no legs.", "legs")
+    for place, leg in enumerate(route.legs):
+        where = f"legs[{place}]"
+        if leg.backend not in backends:
+            known = ", ".join(sorted(backends)) or "none"
+            raise RouteError(
+                f"There is no backend '{leg.backend}'; there is: {known}.", f"{where}.backend"
+            )
+        if leg.after_seconds is not None and leg.left_seconds is not None:
+            raise RouteError("A leg has one time condition at most.", f"{where}.left_seconds")
+        if leg.timed and leg.share is not None:
+            raise RouteError(
+                "A leg with a time condition has no share of the traffic.", f"{where}.share"
+            )
+        if leg.left_seconds is not None and not leg.serves(ServiceClass.BATCH):
+            raise RouteError(
+                "Only batches have a deadline: 'left_seconds' needs the class 'batch'.",
+                f"{where}.left_seconds",
+            )
+    total = sum(leg.share or 0 for leg in route.legs)
+    if total > 100:
+        raise RouteError(f"The shares of the legs come to {total:g} %.", "legs")
+
+
+def _check_alias(model: str, route: Route, routes: Mapping[str, Route]) -> None:
+    if route.legs:
+        raise RouteError("A route has either legs or an alias.", "alias")
+    seen = [model]
+    name = route.alias
+    while name is not None:
+        if name in seen:
+            raise RouteError(f"The aliases form a cycle: {' -> '.join([*seen, name])}.", "alias")
+        if name not in routes:
+            raise RouteError(f"There is no route of a model '{name}'.", "alias")
+        seen.append(name)
+        name = routes[name].alias
+
+
+def resolved(model: str, routes: Mapping[str, Route]) -> Route:
+    """A model's route with the legs of the one that it shares; raises KeyError for none."""
+    route = routes[model]
+    target = model
+    while routes[target].alias is not None:
+        target = routes[target].alias or target
+    legs = tuple(
+        leg if leg.upstream is not None else msgspec.structs.replace(leg, upstream=target)
+        for leg in routes[target].legs
+    )
+    return msgspec.structs.replace(route, legs=legs, alias=None)
+
+
+def cells(
+    model: str,
+    legs: Sequence[Leg],
+    backend: str,
+    *,
+    live: Collection[str],
+    priced: Priced = lambda leg: True,
+) -> list[Cell]:
+    """What a backend, itself taken as up, may claim of a model now, given which others are up."""
+    legs_with_shares = [
+        (leg, shares)
+        for leg, shares in zip(legs, _ranges(legs), strict=True)
+        if leg.max_price is None or priced(leg)
+    ]
+    found: list[Cell] = []
+    for place, (leg, shares) in enumerate(legs_with_shares):
+        if leg.backend != backend:
+            continue
+        for service_class in ServiceClass:
+            if not leg.serves(service_class):
+                continue
+            before = [
+                (other, taken)
+                for other, taken in legs_with_shares[:place]
+                if other.serves(service_class) and not other.timed
+            ]
+            up = [(other, taken) for other, taken in before if other.backend in live]
+            if leg.timed and (up or not before):
+                found += _timed(model, leg, service_class)
+            else:
+                found += _untimed(model, leg, shares, service_class, up)
+    return found
+
+
+def _timed(model: str, leg: Leg, service_class: ServiceClass) -> Iterable[Cell]:
+    if leg.left_seconds is not None and service_class is not ServiceClass.BATCH:
+        return
+    after = leg.after_seconds is not None
+    for of_shares in (False, True):
+        yield Cell(
+            model=model,
+            upstream=leg.upstream or model,
+            service_class=service_class,
+            kind=Kind.AFTER if after else Kind.LEFT,
+            teams=None if leg.teams is None else frozenset(leg.teams),
+            seconds=(leg.after_seconds if after else leg.left_seconds) or 0.0,
+            of_shares=of_shares,
+        )
+
+
+def _untimed(
+    model: str,
+    leg: Leg,
+    shares: tuple[int, int] | None,
+    service_class: ServiceClass,
+    up: Sequence[tuple[Leg, tuple[int, int] | None]],
+) -> Iterable[Cell]:
+    """The rows that fit the leg and no leg before it that is up, for each team that is named."""
+    named = frozenset(team for other in (leg, *(o for o, _ in up)) for team in other.teams or ())
+    every = None if leg.teams is not None else ""
+    for team in (*sorted(named), every):
+        if team is None or (leg.teams is not None and team not in leg.teams):
+            continue
+        taken = [
+            taken or ALL_SHARES
+            for other, taken in up
+            if other.teams is None or (team and team in other.teams)
+        ]
+        whole = any(
+            taken is None and (other.teams is None or (team and team in other.teams))
+            for other, taken in up
+        )
+        teams = frozenset({team}) if team else None
+        but_teams = frozenset() if team else named
+        common = {
+            "model": model,
+            "upstream": leg.upstream or model,
+            "service_class": service_class,
+            "teams": teams,
+            "but_teams": but_teams,
+        }
+        if shares is None and not whole:
+            yield Cell(kind=Kind.WHOLE, **common)  # type: ignore[arg-type]
+        for free in _without(shares or ALL_SHARES, taken):
+            yield Cell(kind=Kind.SHARE, shares=free, **common)  # type: ignore[arg-type]
+
+
+def _ranges(legs: Sequence[Leg]) -> list[tuple[int, int] | None]:
+    """The buckets of each leg: one after the other, in the legs' order; None for no share."""
+    ends = [round(end * SHARES / 100) for end in accumulate((leg.share or 0) for leg in legs)]
+    return [
+        (low, high) if leg.share is not None else None
+        for leg, (low, high) in zip(legs, pairwise([0, *ends]), strict=True)
+    ]
+
+
+def _without(shares: tuple[int, int], taken: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What is left of a range when others are taken out of it."""
+    low, high = shares
+    free = []
+    for begin, end in sorted(taken):
+        if begin > low:
+            free.append((low, min(begin, high)))
+        low = max(low, end)
+        if low >= high:
+            break
+    if low < high:
+        free.append((low, high))
+    return [(begin, end) for begin, end in free if begin < end]
+
+
+CLASS_NAMES: Final = get_args(ClassName)

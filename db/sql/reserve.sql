@@ -1,0 +1,53 @@
+-- Takes up to $2 calls of about $3 tokens each off a backend's budget; returns how many, the
+-- seconds after which one more may be had, and whether any limit is known.
+--
+-- The row is locked before the clock is read: whoever waited for it sees the level as the other left
+-- it, and counts the time since then once. `least` and `greatest` pass over null, which is what an
+-- unknown limit is. A call that is larger than the whole bucket goes when the bucket is full.
+with budget as (
+    select * from rate_limits where backend = $1 for update
+), timed as (
+    select budget.*, greatest(clock_timestamp(), observed_at) as clock from budget
+), level as (
+    select
+        clock,
+        coalesce(extract(epoch from paused_until - clock)::float8, 0) as pause,
+        requests_limit / 60 as request_rate,
+        tokens_limit / 60 as token_rate,
+        least($3::float8, tokens_limit) as tokens_each,
+        requests_limit is not null or tokens_limit is not null as limited,
+        least(
+            requests_limit,
+            requests_left + requests_limit / 60 * extract(epoch from clock - observed_at)::float8
+        ) as requests,
+        least(
+            tokens_limit,
+            tokens_left + tokens_limit / 60 * extract(epoch from clock - observed_at)::float8
+        ) as tokens
+    from timed
+), granted as (
+    select
+        level.*,
+        case
+            when pause > 0 then 0
+            else greatest(0, floor(least($2::float8, requests, tokens / nullif(tokens_each, 0))))
+        end as number
+    from level
+), taken as (
+    update rate_limits r
+    set
+        requests_left = g.requests - g.number,
+        tokens_left = g.tokens - g.number * g.tokens_each,
+        observed_at = g.clock
+    from granted g
+    where r.backend = $1 and g.number > 0
+)
+select
+    coalesce(g.number, $2::float8)::integer as number,
+    case when g.number = 0 then
+        greatest(
+            0, g.pause, (1 - g.requests) / g.request_rate, (g.tokens_each - g.tokens) / g.token_rate
+        )
+    else 0 end as wait_seconds,
+    coalesce(g.limited, false) as limited
+from (values (1)) as always(one) left join granted g on true
