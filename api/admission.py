@@ -11,12 +11,14 @@ from starlette.requests import Request
 from api.idempotency import key_of, stored_once
 from api.intake import Intake
 from api.services import Services, Ticket
+from api.sharing import sharing_of
 from api.waiting import Sink
 from carpool.errors import Unavailable
 from carpool.ids import new_id
 from carpool.notices import Waiting
 from carpool.routing import SHARES
 from carpool.states import ENDPOINTS
+from db.cache import find_answer, give_answer
 from db.delivery import attach, leave, take_over
 from db.keys import Identity
 from db.results import result_of
@@ -48,9 +50,22 @@ async def admit(
             ticket = Ticket(request=found[0], connection=found[1])
             if await _joined(services, ticket.request, sink):
                 return ticket
+    sharing = sharing_of(request, intake)
     submission = _submission(
-        services, identity, intake, waits=sink is not None, shared=route.shared
+        services,
+        identity,
+        intake,
+        waits=sink is not None,
+        shared=route.shared,
+        shareable=sharing.shareable,
     )
+    cache = None
+    if route.cache_seconds and key is None:
+        most = min(route.cache_seconds, sharing.max_age_seconds)
+        hit = await _kept(services, submission, sink, max_age_seconds=most)
+        if hit is not None:
+            return hit
+        cache = "carpool; fwd=miss" if most else "carpool; fwd=request"
     if sink is not None:
         services.waiting.add(sink, submission.id)
     try:
@@ -80,7 +95,36 @@ async def admit(
     bell = Waiting(intake.model, intake.service_class, identity.team_id, share=submission.share)
     for backend in {leg.backend for leg in route.legs}:
         services.doorbell.ring(backend, bell)
-    return Ticket(request=submission.id, connection=submission.id, key=key)
+    return Ticket(request=submission.id, connection=submission.id, key=key, cache=cache)
+
+
+async def _kept(
+    services: Services, submission: Submission, sink: Sink | None, *, max_age_seconds: float
+) -> Ticket | None:
+    """Answer a request with what an identical one was answered; None where nothing is kept."""
+    if not max_age_seconds:
+        return None
+    found = await find_answer(
+        services.database,
+        team_id=submission.team_id,
+        fingerprint=submission.fingerprint,
+        max_age_seconds=max_age_seconds,
+    )
+    if found is None:
+        return None
+    source, age = found
+    stored = await give_answer(services.database, source, submission)
+    if stored is None:
+        return None
+    if sink is not None:
+        services.waiting.add(sink, submission.id)
+        sink.stored(stored)
+    return Ticket(
+        request=submission.id,
+        connection=submission.id,
+        cache="carpool; hit",
+        age_seconds=age,
+    )
 
 
 async def _joined(services: Services, request: UUID, sink: Sink | None) -> bool:
@@ -100,7 +144,13 @@ async def _joined(services: Services, request: UUID, sink: Sink | None) -> bool:
 
 
 def _submission(
-    services: Services, identity: Identity, intake: Intake, *, waits: bool, shared: bool
+    services: Services,
+    identity: Identity,
+    intake: Intake,
+    *,
+    waits: bool,
+    shared: bool,
+    shareable: bool,
 ) -> Submission:
     return Submission(
         id=new_id(),
@@ -117,6 +167,7 @@ def _submission(
         channel=services.incarnation if waits else None,
         share=intake.fingerprint.int % SHARES if shared else None,
         prefix_key=intake.prefix_key,
+        shareable=shareable,
     )
 
 

@@ -101,6 +101,7 @@ async def _answered(
         "x-request-id": public_id(REQUEST_PREFIX, ticket.request),
         "openai-processing-ms": str(int((time.monotonic() - began) * 1000)),
         **source_headers(end.source),
+        **ticket.cache_headers,
     }
     refused = alone and end.status_code == InvalidRequest.status
     if refused:

@@ -10,7 +10,7 @@ import msgspec
 from carpool.errors import InvalidRequest
 from carpool.prefix import prefix_key
 from carpool.states import Endpoint, ServiceClass
-from carpool.wire import DECODERS, Body, CompletionBody, EmbeddingBody, holds_nul
+from carpool.wire import DECODERS, Body, CompletionBody, EmbeddingBody, Generation, holds_nul
 
 PROMPT_FIELDS: Final = {
     Endpoint.CHAT: b'"messages"',
@@ -35,6 +35,8 @@ class Intake(msgspec.Struct, frozen=True):
     service_class: ServiceClass
     fingerprint: UUID
     prefix_key: int
+    deterministic: bool
+    """Whether asked again it would be answered alike."""
 
 
 def read(endpoint: Endpoint, raw: bytes, *, team_id: int) -> Intake:
@@ -57,6 +59,7 @@ def read(endpoint: Endpoint, raw: bytes, *, team_id: int) -> Intake:
         ServiceClass.FLEX if body.service_tier == "flex" else ServiceClass.INTERACTIVE,
         fingerprint(team_id, endpoint, raw),
         prefix_key(raw[max(begin, 0) :]),
+        _deterministic(body),
     )
 
 
@@ -65,6 +68,16 @@ def fingerprint(team_id: int, path: str, raw: bytes) -> UUID:
     digest = hashlib.sha256(b"%d POST %s\n" % (team_id, path.encode()))
     digest.update(raw)
     return UUID(bytes=digest.digest()[:16])
+
+
+def _deterministic(body: Body) -> bool:
+    match body:
+        case EmbeddingBody():
+            return True
+        case Generation():
+            one = body.n in (None, 1) and getattr(body, "best_of", None) in (None, 1)
+            return body.temperature == 0 and one
+    return False
 
 
 def _check_prompts(body: Body) -> None:

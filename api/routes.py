@@ -104,7 +104,8 @@ def _decode(raw: bytes) -> Route:
 
 
 def _object(model: str, route: Route) -> dict[str, Any]:
-    return {"model": model, "object": "route"} | msgspec.to_builtins(route)
+    found: dict[str, Any] = msgspec.to_builtins(route)
+    return {"model": model, "object": "route"} | found
 
 
 def _change(change: Change) -> dict[str, Any]:

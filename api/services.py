@@ -24,6 +24,7 @@ from carpool.store import open_store
 from db.database import Database, DatabaseAway, Lane
 from db.delivery import attach_all, store_deliveries, store_disconnects
 from db.group import GroupCommit
+from db.prices import ensure_prices
 from db.processes import Process
 from db.refusal import forget_refused
 from db.routes import ensure_routes
@@ -45,6 +46,18 @@ class Ticket:
     request: UUID
     connection: UUID
     key: UUID | None = None
+    cache: str | None = None
+    """``Cache-Status`` (RFC 9211), where the model's route keeps answers."""
+    age_seconds: float | None = None
+    """Of an answer that was kept."""
+
+    @property
+    def cache_headers(self) -> dict[str, str]:
+        """Whether the answer was kept, and for how long it has been."""
+        headers = {} if self.cache is None else {"cache-status": self.cache}
+        if self.age_seconds is not None:
+            headers["age"] = str(int(self.age_seconds))
+        return headers
 
 
 class Services:
@@ -158,6 +171,7 @@ class Services:
             try:
                 await self._process.enter(lane)
                 await ensure_routes(self.database, self.settings.models)
+                await ensure_prices(self.database, self.settings.prices)
                 return
             except DatabaseAway as error:
                 log.warning("database_away", error=str(error))

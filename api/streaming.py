@@ -181,6 +181,7 @@ class StreamResponse(Response):
     async def _write(self, send: Send, text: bytes, *, last: bool = False) -> None:
         if not self._started:
             self._started = True
+            headers = source_headers(self._sink.source) | self._ticket.cache_headers
             await send(
                 {
                     "type": "http.response.start",
@@ -190,10 +191,7 @@ class StreamResponse(Response):
                         (b"cache-control", b"no-cache"),
                         (b"x-accel-buffering", b"no"),
                         (b"x-request-id", self._request_id.encode()),
-                        *(
-                            (name.encode(), value.encode())
-                            for name, value in source_headers(self._sink.source).items()
-                        ),
+                        *((name.encode(), value.encode()) for name, value in headers.items()),
                     ],
                 }
             )

@@ -139,7 +139,8 @@ class PassingError(BackendError):
     """A failure that another attempt may not meet: a connection, a 429, a 5xx.
 
     ``status`` and ``body`` (OpenAI's error JSON) are what the client gets when no attempt is left;
-    ``retry_after_seconds`` is the provider's own wish.
+    ``retry_after_seconds`` is the provider's own wish. One that ``counts`` not is no failure of the
+    request, and uses up none of its attempts: a rate limit.
     """
 
     def __init__(
@@ -149,9 +150,11 @@ class PassingError(BackendError):
         status: int = 502,
         body: bytes | None = None,
         retry_after_seconds: float | None = None,
+        counts: bool = True,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.counts = counts
         self.status = status
         self.body = body or error_body(reason, "server_error", code="backend_error")
         self.retry_after_seconds = retry_after_seconds

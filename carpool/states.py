@@ -31,6 +31,11 @@ class QueueState(IntEnum):
     lost again. Set by the sweep and by an engine's death; left by claim or cancel."""
 
 
+    FOLLOWING = 4
+    """Waits for the answer of an identical request, its leader. Ended with the leader's success,
+    set to WAITING by its failure; left by cancel. Where the leader is gone, by the sweep."""
+
+
 class OwnerKind(IntEnum):
     """What owns a claimed row."""
 
@@ -116,6 +121,29 @@ class BatchStatus(IntEnum):
     FAILED = 5
     EXPIRED = 6
     CANCELLED = 7
+
+
+class ProviderBatchState(IntEnum):
+    """The state of a row of ``provider_batches``; its keeper alone moves it on. Queue rows stay its
+    own until they are answered, or the provider says that they will not be."""
+
+    GATHERED = 0
+    """Its rows are its own, and nothing of it is at the provider for certain. Left by the upload of
+    its file, or by its end where no row is left, or none can go. A crash leaves a file at the
+    provider perhaps, which is looked for before another is uploaded."""
+
+    UPLOADED = 1
+    """``input_file`` lies at the provider. Left by the submission, by its end where no row is left,
+    or back to GATHERED where some were cancelled. A crash leaves a batch at the provider perhaps,
+    which carries our id and is looked for before another is created."""
+
+    SUBMITTED = 2
+    """The provider computes it as ``provider_id``. Left by its end, when the provider's files are
+    read and each row has ended or returned. A crash lets the next keeper read the files anew: what
+    was stored is its own no more."""
+
+    ENDED = 3
+    """It owns no row, and nobody keeps it. ``error`` says why, where it gave no answers."""
 
 
 class Endpoint(StrEnum):

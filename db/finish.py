@@ -1,18 +1,27 @@
 """How a claim ends: with a result, with another attempt to come, or handed back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 
+from carpool.notices import Finished
+from carpool.prices import UNKNOWN, Ledger
 from carpool.states import Outcome
-from db.database import Lane
+from db.database import Fetches, Lane
+from db.follow import Leader, resolve, wake
 from db.sql import load
 
 FINISH = load("finish")
 RETRY = load("retry")
 RELEASE = load("release")
+LIMITED_SINCE = """
+select exists (
+    select from attempts
+    where id = $1 and outcome = 'limited' and ended_at < now() - make_interval(secs => $2)
+)
+"""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +38,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    written_tokens: int = 0
+    ledger: Ledger = UNKNOWN
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,16 +49,28 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     delay_seconds: float
     error: str
+    counts: bool = True
+    """As one of the request's attempts; a rate limit does not."""
 
 
 NOT_MINE = UUID(int=0)
 """What `finish` returns for an answer that was dropped."""
 
 
-class Finisher:
-    """Stores the results of one run."""
+async def limited_for(database: Fetches, request: UUID, seconds: float) -> bool:
+    """Whether a request met its first rate limit longer than so many seconds ago."""
+    rows = await database.fetch(LIMITED_SINCE, request, seconds)
+    return bool(rows[0][0])
 
-    def __init__(self, run: UUID, backend: str, worker: str) -> None:
+
+class Finisher:
+    """Stores the results of one run, or of one provider batch."""
+
+    def __init__(
+        self, run: UUID, backend: str, worker: str, tell: Callable[[UUID, Finished], None]
+    ) -> None:
+        """``tell`` is given a channel, and the end of a request that followed another."""
+        self._tell = tell
         self._run = run
         self._backend = backend
         self._worker = worker
@@ -75,9 +98,50 @@ class Finisher:
             [r.upstream for r in results],
             self._backend,
             self._worker,
+            [r.written_tokens for r in results],
+            [r.ledger.paid for r in results],
+            [r.ledger.saved_prefix for r in results],
+            [r.ledger.saved_window for r in results],
+            [r.ledger.saved_own for r in results],
         )
-        channels = {row["id"]: row["channel"] for row in rows}
+        channels = {row["id"]: None if row["ghost"] else row["channel"] for row in rows}
+        followed = {row["id"]: row["ghost"] for row in rows if row["followed"]}
+        if followed:
+            await self._resolve(lane, [r for r in results if r.id in followed], followed)
         return [channels.get(r.id, NOT_MINE) for r in results]
+
+    async def _resolve(
+        self, lane: Lane, results: Sequence[Result], ghosts: Mapping[UUID, bool]
+    ) -> None:
+        """End those that follow these; where this is cut off, the sweep does it."""
+        leaders = [
+            Leader(
+                id=result.id,
+                ghost=ghosts[result.id],
+                status_code=result.status_code,
+                body=result.body,
+                upstream=result.upstream,
+                prompt_tokens=result.prompt_tokens,
+                cached_tokens=result.cached_tokens,
+                written_tokens=result.written_tokens,
+                completion_tokens=result.completion_tokens,
+                paid=result.ledger.paid,
+                saved_prefix=result.ledger.saved_prefix,
+                saved_window=result.ledger.saved_window,
+                saved_own=result.ledger.saved_own,
+            )
+            for result in results
+            if result.outcome is Outcome.COMPLETED
+        ]
+        if leaders:
+            for one in await resolve(
+                lane, leaders, backend=self._backend, worker=self._worker, run=self._run
+            ):
+                if one.channel is not None:
+                    self._tell(one.channel, one.notice)
+        failed = [result.id for result in results if result.outcome is not Outcome.COMPLETED]
+        if failed:
+            await wake(lane, failed)
 
     async def retry(self, lane: Lane, failures: Sequence[Failure]) -> None:
         """Let failed requests wait for their next attempt."""
@@ -90,6 +154,7 @@ class Finisher:
             [f.error.replace("\0", "")[:2000] for f in failures],
             self._backend,
             self._worker,
+            [f.counts for f in failures],
         )
 
     async def release(self, lane: Lane, claims: Sequence[tuple[UUID, int]]) -> Sequence[UUID]:

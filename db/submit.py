@@ -10,6 +10,7 @@ from db.database import Fetches, Lane
 from db.sql import load
 
 SUBMIT = load("submit")
+SUBMIT_TWINS = load("submit_twins")
 STORED = """
 select r.id from unnest($1::uuid[]) as asked(id) join requests r on r.id = asked.id
 """
@@ -38,6 +39,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     share: int | None
     prefix_key: int
     deadline: datetime | None = None
+    shareable: bool = False
+    """Whether it may be given the answer of an identical one, and its answer to others."""
 
 
 async def submit(lane: Lane, items: Sequence[Submission], again: bool) -> Sequence[None]:
@@ -47,14 +50,22 @@ async def submit(lane: Lane, items: Sequence[Submission], again: bool) -> Sequen
         rows = await lane.fetch(STORED, [item.id for item in items])
         stored = {row["id"] for row in rows}
         items = [item for item in items if item.id not in stored]
-    if items:
-        await lane.fetch(SUBMIT, *columns(items))
+    await _store(lane, items)
     return outcomes
 
 
 async def store_submission(item: Submission, driver: Fetches) -> None:
     """Store one in a transaction of the caller's."""
-    await driver.fetch(SUBMIT, *columns([item]))
+    await _store(driver, [item])
+
+
+async def _store(fetches: Fetches, items: Sequence[Submission]) -> None:
+    twins = [item for item in items if item.shareable]
+    others = [item for item in items if not item.shareable] if twins else items
+    if others:
+        await fetches.fetch(SUBMIT, *columns(others))
+    if twins:
+        await fetches.fetch(SUBMIT_TWINS, *columns(twins))
 
 
 def columns(items: Sequence[Submission]) -> tuple[list[object], ...]:

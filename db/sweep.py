@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from carpool.notices import Lost, Waiting
+from carpool.notices import Gone, Lost, Waiting
 from carpool.states import QueueState
 from db.database import Fetches
 from db.end import ABANDONED, CONDEMNED, EXPIRED, Ended, Ending, end_requests
+from db.follow import Followed, sweep_followers
 from db.sql import load
 
 LOSE = load("lose")
@@ -99,11 +100,14 @@ class Swept:
     unserved: list[str]
     """Backends for whose models work waits, and that no run serves."""
     dead_runs: list[UUID]
+    followed: list[Followed]
+    gone: list[tuple[UUID, Gone]]
+    """Claims that nobody needs any more, with the run that holds each."""
 
 
 async def sweep(database: Fetches, *, lease_seconds: float, grace_seconds: float) -> Swept:
     """One round. Whatever of it a crash leaves undone, the next round does."""
-    swept = Swept([], [], [], [], [])
+    swept = Swept([], [], [], [], [], [], [])
     await database.fetch(END_DEAD_PROCESSES, lease_seconds)
     rows = await database.fetch(END_DEAD_RUNS, lease_seconds)
     swept.dead_runs.extend(row["id"] for row in rows)
@@ -114,6 +118,10 @@ async def sweep(database: Fetches, *, lease_seconds: float, grace_seconds: float
     swept.waiting.extend(_groups(promoted))
     swept.ended.extend(await _end(database, OVERDUE, EXPIRED))
     swept.ended.extend(await _end(database, FORSAKEN, ABANDONED))
+    orphans = await sweep_followers(database)
+    swept.waiting.extend(orphans.waiting)
+    swept.followed.extend(orphans.answered)
+    swept.gone.extend(orphans.gone)
     swept.unserved.extend(row["backend"] for row in await database.fetch(UNSERVED))
     return swept
 

@@ -103,6 +103,11 @@ class Sweeper:
         for channel, lost in swept.lost:
             self._doorbell.notify(channel, lost)
         tell_ended(self._doorbell, swept.ended)
+        for one in swept.followed:
+            if one.channel is not None:
+                self._doorbell.notify(one.channel, one.notice)
+        for run, gone in swept.gone:
+            self._doorbell.tell_run(run, gone)
         await ring_backends(lane, self._doorbell, swept.waiting)
         for backend in swept.unserved:
             await asyncio.to_thread(send_run, self._broker, backend)

@@ -14,7 +14,8 @@ VIEW = """
 select
     r.id, r.endpoint, r.model, r.streamed, q.state, q.attempts as queue_attempts,
     q.claimed_at, run.backend as run_backend,
-    s.outcome, s.status_code, s.body, s.backend, s.upstream, s.started_at, s.completed_at, s.attempts,
+    s.outcome, s.status_code, s.body, s.backend, s.upstream, s.started_at, s.completed_at,
+    s.attempts,
     (select count(*) from attempts a where a.id = r.id) as ended_claims
 from requests r
 left join queue q on q.id = r.id
@@ -25,8 +26,8 @@ ONE = VIEW + "where r.id = :id and r.team_id = :team_id"
 # Finished requests are walked by their results, unfinished ones by their queue rows: a team with a
 # long history may have few of them.
 CONDITIONS = {
-    RequestStatus.QUEUED: ("q", "q.state <> 1"),
-    RequestStatus.IN_PROGRESS: ("q", "q.state = 1"),
+    RequestStatus.QUEUED: ("q", "q.state <> 1 and not q.ghost"),
+    RequestStatus.IN_PROGRESS: ("q", "q.state = 1 and not q.ghost"),
     RequestStatus.COMPLETED: ("s", "s.outcome = 0"),
     RequestStatus.FAILED: ("s", "s.outcome = 1"),
     RequestStatus.CANCELLED: ("s", "s.outcome = 2"),

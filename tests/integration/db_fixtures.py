@@ -20,6 +20,7 @@ import pytest_asyncio
 from sqlalchemy.engine import make_url
 
 from carpool.ids import new_id
+from carpool.notices import Finished
 from carpool.routing import Cell, Kind, Leg, Route, cells
 from carpool.states import Outcome, ServiceClass
 from cli.postgres import embedded_postgres
@@ -81,7 +82,11 @@ class TestRun:
         self.process = process
         self.backend = backend
         self.lane = bench.lane()
-        self.finisher = Finisher(identifier, backend, "worker")
+        self.told: list[tuple[UUID, Finished]] = []
+        """Of those that followed: the channel, and what was told."""
+        self.finisher = Finisher(
+            identifier, backend, "worker", lambda *told: self.told.append(told)
+        )
 
     async def claim(self, take: int, *, lane: Lane | None = None, **group: Any) -> list[Claim]:
         """Claim of one group: the interactive rows of the usual team, unless told otherwise."""

@@ -27,7 +27,12 @@ slots = 1
 
 [models.simulated]
 backends = ["simulated"]
-batch_price = { input = 2, output = 8 }
+
+[[prices]]
+model = "simulated"
+since = 2026-01-01
+input = 2
+output = 8
 """
 
 

@@ -1,0 +1,47 @@
+-- Stores requests that may share a computation. The first of those that are identical leads and can be
+-- claimed; the others wait for its answer (state 4). The leader's row is locked while they come, so
+-- that its end comes wholly before or after; one that is just ending lets the next lead.
+with new as (
+    select *
+    from unnest(
+        $1::uuid[], $2::integer[], $3::uuid[], $4::text[], $5::smallint[], $6::smallint[],
+        $7::text[], $8::boolean[], $9::bytea[], $10::uuid[], $11::uuid[], $12::uuid[],
+        $13::smallint[], $14::bigint[], $15::timestamptz[]
+    ) as n(
+        id, team_id, key_id, person, class, endpoint,
+        model, streamed, body, twin, incarnation, channel,
+        share, prefix_key, deadline
+    )
+), stored as (
+    insert into requests (
+        id, team_id, key_id, person, class, endpoint, model, streamed, body, fingerprint,
+        incarnation, shareable
+    )
+    select
+        id, team_id, key_id, person, class, endpoint, model, streamed, body, twin, incarnation,
+        true
+    from new
+), leader as (
+    insert into queue (
+        id, team_id, key_id, person, class, endpoint, model, streamed, channel, awaited, share,
+        prefix_key, deadline, twin, followed
+    )
+    select distinct on (twin)
+        id, team_id, key_id, person, class, endpoint, model, streamed, channel,
+        channel is not null, share, prefix_key, deadline, twin,
+        count(*) over (partition by twin) > 1
+    from new
+    order by twin, id
+    on conflict (twin) where twin is not null and leader is null
+    do update set followed = true
+    returning id, twin
+)
+insert into queue (
+    id, team_id, key_id, person, class, endpoint, model, streamed, channel, awaited, share,
+    prefix_key, deadline, twin, leader, state
+)
+select
+    n.id, n.team_id, n.key_id, n.person, n.class, n.endpoint, n.model, n.streamed, n.channel,
+    n.channel is not null, n.share, n.prefix_key, n.deadline, n.twin, l.id, 4
+from new n join leader l on l.twin = n.twin
+where n.id <> l.id

@@ -1,0 +1,230 @@
+"""Identical requests are computed once; whatever ends or dies between, each has one answer."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+
+from carpool.ids import new_id
+from carpool.prices import Ledger
+from carpool.states import Outcome, QueueState
+from db.end import ABANDONED, CANCELLED, CONDEMNED, end_requests
+from db.follow import sweep_followers
+from db.submit import submit
+
+if TYPE_CHECKING:
+    from tests.integration.db_fixtures import Bench, TestRun
+
+pytest_plugins = ("tests.integration.db_fixtures",)
+
+TWIN = UUID(int=77)
+STORED = """
+select id, outcome, paid, saved_shared, saved_own, prompt_tokens from results order by id
+"""
+
+
+async def come(bench: "Bench", number: int = 1, **columns: Any) -> list[UUID]:
+    """Identical requests, all in one group."""
+    return await bench.fill(number, **({"fingerprint": TWIN, "shareable": True} | columns))
+
+
+async def states(bench: "Bench") -> list[tuple[UUID, QueueState, UUID | None]]:
+    rows = await bench.sql("select id, state, leader from queue order by id")
+    return [(row["id"], QueueState(row["state"]), row["leader"]) for row in rows]
+
+
+async def answered(run: "TestRun", claims: Any, **columns: Any) -> Any:
+    from tests.integration.db_fixtures import result
+
+    ledger = Ledger(paid=10, saved_own=5)
+    found = [result(c, **({"ledger": ledger, "prompt_tokens": 3} | columns)) for c in claims]
+    return await run.finisher.finish(run.lane, found, False)
+
+
+async def test_the_first_leads_and_all_are_answered_with_it(bench: "Bench") -> None:
+    first, second = await come(bench, 2)
+    [third] = await come(bench)
+    other = (await come(bench, fingerprint=UUID(int=78)))[0]
+    assert await states(bench) == [
+        (first, QueueState.WAITING, None),
+        (second, QueueState.FOLLOWING, first),
+        (third, QueueState.FOLLOWING, first),
+        (other, QueueState.WAITING, None),
+    ]
+    run = await bench.run()
+    claims = await run.claim(9)
+    assert [claim.id for claim in claims] == [first, other]
+    await answered(run, claims)
+    assert [tuple(row) for row in await bench.sql(STORED)] == [
+        (first, 0, 10, 0, 5, 3),
+        (second, 0, 0, 15, 0, 0),
+        (third, 0, 0, 15, 0, 0),
+        (other, 0, 10, 0, 5, 3),
+    ]
+    assert await states(bench) == []
+    assert await bench.value("select sum(completed) from deltas") == 4
+    assert await bench.value("select sum(saved_shared) from deltas") == 30
+
+
+async def test_many_that_come_at_once_have_one_leader(bench: "Bench") -> None:
+    from tests.integration.db_fixtures import submission
+
+    lanes = [bench.lane() for _ in range(8)]
+    items = [submission(fingerprint=TWIN, shareable=True) for _ in range(32)]
+    await asyncio.gather(
+        *(submit(lane, items[place::8], False) for place, lane in enumerate(lanes))
+    )
+    assert await bench.value("select count(*) from queue where leader is null") == 1
+    assert await bench.value("select count(*) from queue") == 32
+    run = await bench.run()
+    [leader] = await run.claim(99)
+    await answered(run, [leader])
+    assert await bench.value("select count(*) from results where outcome = 0") == 32
+
+
+async def test_who_waits_is_told(bench: "Bench") -> None:
+    channel = new_id()
+    _, second = await come(bench, 2, channel=channel)
+    run = await bench.run()
+    await answered(run, await run.claim(1))
+    [(told, notice)] = run.told
+    assert (told, notice.id, notice.outcome) == (channel, second, Outcome.COMPLETED)
+
+
+async def test_a_failed_leader_wakes_the_followers(bench: "Bench") -> None:
+    first, *rest = await come(bench, 3)
+    run = await bench.run()
+    await answered(run, await run.claim(9), outcome=Outcome.FAILED, status_code=400)
+    assert await states(bench) == [(each, QueueState.WAITING, None) for each in rest]
+    claims = await run.claim(9)
+    assert [claim.id for claim in claims] == rest
+    await answered(run, claims)
+    outcomes = {row["id"]: row["outcome"] for row in await bench.sql(STORED)}
+    assert outcomes == {first: 1, rest[0]: 0, rest[1]: 0}
+
+
+async def test_one_that_comes_while_its_leader_ends_is_answered(bench: "Bench") -> None:
+    """It locks the leader's row; the leader's end waits, and then finds it."""
+    from tests.integration.db_fixtures import submission
+
+    [first] = await come(bench)
+    run = await bench.run()
+    claims = await run.claim(1)
+    coming = await bench.open_lane()
+    late = submission(fingerprint=TWIN, shareable=True)
+    await submit(coming, [late], False)
+    finishing = asyncio.create_task(answered(run, claims))
+    await bench.blocked_pid()
+    await coming.commit()
+    await finishing
+    assert [row["id"] for row in await bench.sql(STORED)] == [first, late.id]
+
+
+async def test_one_that_comes_after_its_leaders_end_leads(bench: "Bench") -> None:
+    """The leader's end is not committed yet; who comes waits for it, and finds no leader."""
+    from tests.integration.db_fixtures import result, submission
+
+    await come(bench)
+    run = await bench.run()
+    claims = await run.claim(1)
+    ending = await bench.open_lane()
+    await run.finisher.finish(ending, [result(c) for c in claims], False)
+    late = submission(fingerprint=TWIN, shareable=True)
+    coming = asyncio.create_task(submit(bench.lane(), [late], False))
+    await bench.blocked_pid()
+    await ending.commit()
+    await coming
+    assert await states(bench) == [(late.id, QueueState.WAITING, None)]
+
+
+@pytest.mark.parametrize("ending", [CANCELLED, ABANDONED], ids=["cancelled", "abandoned"])
+async def test_a_cancelled_leader_is_computed_on_for_its_followers(
+    bench: "Bench", ending: Any
+) -> None:
+    """Its own answer is that it was cancelled; the engine's work, and its cost, are theirs."""
+    first, second, third = await come(bench, 3)
+    run = await bench.run()
+    claims = await run.claim(1)
+    await bench.sql("update queue set abandon_at = now() where id = $1", first)
+    [ended] = await end_requests(bench.database, [first], ending)
+    assert (ended.id, ended.owner) == (first, None)
+    await answered(run, claims)
+    assert [tuple(row) for row in await bench.sql(STORED)] == [
+        (first, 2, 0, 0, 0, 0),
+        (second, 0, 10, 0, 5, 3),
+        (third, 0, 0, 15, 0, 0),
+    ]
+    assert await states(bench) == []
+    assert await end_requests(bench.database, [first], ending) == []
+
+
+async def test_a_leader_that_nobody_follows_any_more_is_given_up(bench: "Bench") -> None:
+    first, second = await come(bench, 2)
+    run = await bench.run()
+    [claim] = await run.claim(1)
+    await end_requests(bench.database, [first], CANCELLED)
+    await end_requests(bench.database, [second], CANCELLED)
+    orphans = await sweep_followers(bench.lane())
+    assert [(owner, gone.id, gone.epoch) for owner, gone in orphans.gone] == [
+        (run.id, first, claim.epoch)
+    ]
+    assert await states(bench) == []
+    assert {row["outcome"] for row in await bench.sql(STORED)} == {2}
+
+
+async def test_a_follower_is_cancelled_by_itself(bench: "Bench") -> None:
+    first, second = await come(bench, 2)
+    await end_requests(bench.database, [second], CANCELLED)
+    run = await bench.run()
+    await answered(run, await run.claim(1))
+    assert [(row["id"], row["outcome"]) for row in await bench.sql(STORED)] == [
+        (first, 0),
+        (second, 2),
+    ]
+
+
+async def test_a_leader_that_kills_engines_takes_none_with_it(bench: "Bench") -> None:
+    first, second = await come(bench, 2)
+    await end_requests(bench.database, [first], CONDEMNED)
+    orphans = await sweep_followers(bench.lane())
+    assert [bell.model for bell in orphans.waiting] == ["tiny"]
+    assert await states(bench) == [(second, QueueState.WAITING, None)]
+
+
+async def test_what_a_crash_left_between_is_put_right(bench: "Bench") -> None:
+    """As if the worker had died when the leader's answer was stored and the followers' not yet."""
+    from tests.integration.db_fixtures import result
+
+    first, second = await come(bench, 2)
+    run = await bench.run()
+    claims = await run.claim(1)
+    await bench.sql("update queue set followed = false")
+    await run.finisher.finish(run.lane, [result(c) for c in claims], False)
+    assert await states(bench) == [(second, QueueState.FOLLOWING, first)]
+    orphans = await sweep_followers(bench.lane())
+    assert [one.notice.id for one in orphans.answered] == [second]
+    assert [(row["id"], row["outcome"]) for row in await bench.sql(STORED)] == [
+        (first, 0),
+        (second, 0),
+    ]
+
+
+async def test_a_cancel_that_meets_a_new_follower_orphans_none(bench: "Bench") -> None:
+    """The cancel waits for the follower's coming, and may miss it; the sweep wakes it then."""
+    from tests.integration.db_fixtures import submission
+
+    [first] = await come(bench)
+    coming = await bench.open_lane()
+    late = submission(fingerprint=TWIN, shareable=True)
+    await submit(coming, [late], False)
+    cancelling = asyncio.create_task(end_requests(bench.lane(), [first], CANCELLED))
+    await bench.blocked_pid()
+    await coming.commit()
+    await cancelling
+    await sweep_followers(bench.lane())
+    run = await bench.run()
+    await answered(run, await run.claim(9))
+    await sweep_followers(bench.lane())
+    outcomes = {row["id"]: row["outcome"] for row in await bench.sql(STORED)}
+    assert outcomes == {first: 2, late.id: 0}
