@@ -3,7 +3,7 @@
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -36,6 +36,7 @@ class SimulatedSettings(_Frozen):
     """A backend that makes up deterministic text at a set pace."""
 
     kind: Literal["simulated"]
+    own: ClassVar[bool] = True
     first_token_milliseconds: float = Field(default=200, ge=0)
     token_milliseconds: float = Field(default=20, ge=0)
     slots: int = Field(default=256, ge=1)
@@ -45,6 +46,7 @@ class VLLMSettings(_Frozen):
     """A vLLM engine in the worker's own process; ``args`` are those of ``vllm serve``."""
 
     kind: Literal["vllm"]
+    own: ClassVar[bool] = True
     model: str
     served_model_name: str | None = None
     args: tuple[str, ...] = ()
@@ -64,6 +66,8 @@ class OpenAISettings(_Frozen):
     concurrency: int = Field(default=256, ge=1)
     timeout_seconds: float = Field(default=600, gt=0)
     models: tuple[str, ...] | None = None
+    own: bool = False
+    """Whether it is the team's: its answers cost nothing but what a price of this backend says."""
     prompt_cache_key: bool | None = None
     """Whether chats that share a long prefix are sent with one; None: to OpenAI itself alone."""
 

@@ -33,6 +33,8 @@ where (
 )
 returning model
 """
+# Routes may ask for prices, and runs remember both.
+GROW = "update routing set version = version + 1"
 REMOVE = "delete from prices where model = $1 and backend = $2 and since = $3 returning model"
 log = structlog.get_logger()
 
@@ -58,12 +60,17 @@ async def set_price(database: Fetches, row: PriceRow) -> bool:
         *(price.input, price.cached, price.written, price.output),
         *(price.long_tokens, price.long_input, price.long_output),
     )
+    if changed:
+        await database.fetch(GROW)
     return bool(changed)
 
 
 async def delete_price(database: Fetches, model: str, backend: str, since: datetime) -> bool:
     """Remove the price that holds from this moment on; False where there is none."""
-    return bool(await database.fetch(REMOVE, model, backend, since))
+    deleted = await database.fetch(REMOVE, model, backend, since)
+    if deleted:
+        await database.fetch(GROW)
+    return bool(deleted)
 
 
 def told(model: str, backend: str, since: datetime) -> dict[str, str]:

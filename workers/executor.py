@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 from uuid import UUID
 
 import structlog
@@ -10,13 +11,14 @@ import structlog
 from carpool.doorbell import Doorbell
 from carpool.errors import EngineDied, PassingError, Unavailable
 from carpool.notices import MAX_INLINE_BYTES, Finished, Source
+from carpool.prices import Ledger
 from carpool.settings import Settings
 from carpool.states import ENDPOINTS, Outcome, ServiceClass
 from db.claim import Claim
 from db.database import Database, DatabaseAway, Lane
 from db.finish import NOT_MINE, Failure, Finisher, Result, limited_for
 from db.group import GroupCommit
-from workers.backends.protocol import Answer, Backend, Call
+from workers.backends.protocol import Answer, Backend, Call, Usage
 from workers.streaming import Stream
 
 FINISH_LIMIT = 512
@@ -31,6 +33,19 @@ LIMITED_SECONDS = 3600.0
 log = structlog.get_logger()
 
 
+class Watching(Protocol):
+    """The run, which learns how its claims fare."""
+
+    def freed(self) -> None:
+        """The backend is done with a claim, which is not stored yet."""
+
+    def met(self, error: PassingError | None) -> None:
+        """The backend has answered a claim, or failed for a passing reason."""
+
+    def ledger(self, claimed: Claim, usage: Usage) -> Ledger:
+        """What a claim's answer has cost."""
+
+
 class Executor:
     """Executes the claims of one run, and stores what comes of them in groups."""
 
@@ -41,15 +56,14 @@ class Executor:
         doorbell: Doorbell,
         backend: Backend,
         finisher: Finisher,
-        freed: Callable[[], None],
+        run: Watching,
     ) -> None:
-        """``freed`` is called when the backend is done with a claim, before it is stored."""
         self._settings = settings
         self._database = database
         self._doorbell = doorbell
         self._backend = backend
         self._finisher = finisher
-        self._freed = freed
+        self._run = run
         self._results: GroupCommit[Result, UUID | None] = GroupCommit(
             database, finisher.finish, limit=FINISH_LIMIT, patience_seconds=PATIENCE_SECONDS
         )
@@ -89,10 +103,13 @@ class Executor:
         """Answer a claim, and store what comes of it; raises EngineDied alone."""
         stream = Stream(self._doorbell, claimed, Source(self._backend.name, claimed.upstream))
         try:
-            await self._finish(claimed, await self._answer(claimed, stream), stream)
+            answer = await self._answer(claimed, stream)
+            self._run.met(None)
+            await self._finish(claimed, answer, stream)
         except EngineDied:
             raise
         except PassingError as error:
+            self._run.met(error)
             await self._fail(claimed, error, stream)
         except Unavailable as error:
             log.error("answer_lost", request=str(claimed.id), error=str(error))
@@ -119,7 +136,7 @@ class Executor:
         finally:
             self.answering.discard(claimed.id)
             del self._streams[claimed.id]
-            self._freed()
+            self._run.freed()
 
     async def _finish(self, claimed: Claim, answer: Answer, stream: Stream) -> None:
         succeeded = answer.status == 200
@@ -138,6 +155,8 @@ class Executor:
                 prompt_tokens=answer.usage.prompt_tokens,
                 cached_tokens=answer.usage.cached_tokens,
                 completion_tokens=answer.usage.completion_tokens,
+                written_tokens=answer.usage.written_tokens,
+                ledger=self._run.ledger(claimed, answer.usage),
             )
         )
         if channel is None or channel == NOT_MINE:

@@ -1,19 +1,35 @@
 """What the routes mean for one backend: its cells, made anew when routes or backends change."""
 
-from carpool.routing import Cell, cells
-from db.claim import team_names
+import math
+import time
+from decimal import Decimal
+from functools import partial
+
+from carpool.prices import UNKNOWN, Ledger, PriceList, cost
+from carpool.prices import Usage as Tokens
+from carpool.routing import Cell, Leg, cells
+from db.claim import Claim, team_names
 from db.database import Lane
+from db.prices import list_prices
 from db.routes import STATE, Routing, read_routing
+from workers.backends.protocol import Usage
+
+REREAD_SECONDS = 60.0
+"""How often all is read anew though nothing is known to have changed: prices hold from a date."""
 
 
 class Map:
     """The routing as a backend sees it."""
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, *, own: bool = False) -> None:
+        """``own``: the backend is the team's, and its answers have no list price there."""
         self.cells: list[Cell] = []
         self.teams: dict[int, str] = {}
         """The names of those teams that the cells name, by their ids."""
         self._backend = backend
+        self._own = own
+        self._prices = PriceList()
+        self._read_at = -math.inf
         self._routing = Routing(version=0, routes={}, live=frozenset())
 
     @property
@@ -25,17 +41,48 @@ class Map:
         """Look whether anything has changed; True where the cells were made anew."""
         [state] = await lane.fetch(STATE)
         live = frozenset(state["live"])
-        if (state["version"], live) == (self._routing.version, self._routing.live):
+        now = time.monotonic()
+        if (state["version"], live) == (self._routing.version, self._routing.live) and (
+            now - self._read_at < REREAD_SECONDS
+        ):
             return False
         self._routing = await read_routing(lane)
+        self._prices = await list_prices(lane)
+        self._read_at = now
         self.cells = [
             cell
             for model, route in self._routing.routes.items()
-            for cell in cells(model, route.legs, self._backend, live=self._routing.live)
+            for cell in cells(
+                model,
+                route.legs,
+                self._backend,
+                live=self._routing.live,
+                priced=partial(self._affordable, model),
+            )
         ]
         named = {name for cell in self.cells for name in (*(cell.teams or ()), *cell.but_teams)}
         self.teams = await team_names(lane, named) if named else {}
         return True
+
+    def ledger(self, claimed: Claim, usage: Usage, *, tier: float = 1.0) -> Ledger:
+        """What an answer has cost and saved; ``tier`` is what a window leaves of the price."""
+        quote = self._prices.quote(
+            claimed.model, upstream=claimed.upstream, backend=self._backend, own=self._own
+        )
+        if quote.listed is None:
+            return UNKNOWN
+        tokens = Tokens(
+            prompt=usage.prompt_tokens,
+            cached=usage.cached_tokens,
+            written=usage.written_tokens,
+            completion=usage.completion_tokens,
+        )
+        return cost(tokens, quote.listed, tier=tier, own=self._own, own_price=quote.own)
+
+    def _affordable(self, model: str, leg: Leg) -> bool:
+        """Whether a million output tokens cost no more than the leg allows; unknown is too much."""
+        price = self._prices.at(leg.upstream or model, leg.backend)
+        return price is not None and price.output <= Decimal(str(leg.max_price))
 
     def leads_elsewhere(self, model: str) -> bool:
         """Whether another backend that is up may answer for a model."""

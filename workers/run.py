@@ -20,20 +20,24 @@ from carpool.notices import (
     decode_bells,
     run_channel,
 )
+from carpool.prices import Ledger
 from carpool.settings import Settings
 from db.claim import Claim, StaleRoutesError, claim, waiting
 from db.database import Database, DatabaseAway, Lane
 from db.finish import Finisher
 from db.runs import beat_run, begin_run, end_run, release_strays, set_accepting
 from db.sweeper import ring_backends
-from workers.backends.protocol import Backend
+from workers.backends.protocol import Backend, Usage
 from workers.executor import Executor
 from workers.map import Map
+from workers.readiness import Readiness
 from workers.scheduler import Scheduler
 
 LATE_COMMIT_SECONDS = 2.0
 """An id older than this is committed or never will be: cursors stay behind it."""
 RECOVERY_SECONDS = 0.2
+LIMITED_SECONDS = 0.25
+"""How soon a backend whose rate limit is used up is asked again whether it takes a call."""
 log = structlog.get_logger()
 
 
@@ -57,15 +61,15 @@ class Run:
         self._process = process
         self._worker = process.hex[-12:]
         self._scheduler = Scheduler(int.from_bytes(self.id.bytes[-8:], "big", signed=True))
-        self._finisher = Finisher(self.id, backend.name, self._worker)
-        self._executor = Executor(
-            settings, database, doorbell, backend, self._finisher, self._freed
+        self._finisher = Finisher(self.id, backend.name, self._worker, doorbell.notify)
+        self._executor = Executor(settings, database, doorbell, backend, self._finisher, self)
+        self._readiness = Readiness(
+            backend, health_seconds=settings.health_seconds, turned=self._turn, died=self._bury
         )
-        self._map = Map(backend.name)
+        self._map = Map(backend.name, own=settings.backends[backend.name].own)
         self._held: dict[UUID, tuple[Claim, asyncio.Task[None]]] = {}
         self._draining = False
         self._ended = False
-        self._healthy = True
         self._wake = asyncio.Event()
         self._look_now = asyncio.Event()
 
@@ -97,7 +101,8 @@ class Run:
             background.start(
                 self._look(),
                 self._beat(),
-                self._check_health(),
+                self._readiness.check(),
+                self._readiness.tell(),
                 self._doorbell.listen(
                     (backend_channel(self._backend.name), run_channel(self.id), CHANGED_CHANNEL),
                     self._heard,
@@ -130,13 +135,26 @@ class Run:
 
     async def _claim(self, lane: Lane) -> bool:
         """Claim what the scheduler plans, and begin it; False where it plans nothing."""
-        free = self._backend.capacity - len(self._executor.answering) if self._healthy else 0
-        picks = self._scheduler.plan(free=free, in_flight=len(self._held), now=datetime.now(UTC))
-        if not picks:
+        free = self._readiness.allowance(self._backend.capacity - len(self._executor.answering))
+        if self._scheduler.idle or free <= 0:
+            self._wake_in(self._readiness.pause_seconds)
             return False
-        settled = _settled()
-        claims = await claim(lane, self.id, self._map.version, picks)
-        self._scheduler.settle(picks, claims, settled=settled)
+        granted = await self._backend.admit(free)
+        claims: list[Claim] = []
+        try:
+            picks = self._scheduler.plan(
+                free=granted, in_flight=len(self._held), now=datetime.now(UTC)
+            )
+            if not picks:
+                self._wake_in(None if granted else LIMITED_SECONDS)
+                return False
+            settled = _settled()
+            claims = await claim(lane, self.id, self._map.version, picks)
+            self._scheduler.settle(picks, claims, settled=settled)
+        finally:
+            if granted > len(claims):
+                await self._backend.unused(granted - len(claims))
+        self._readiness.started(len(claims))
         for claimed in claims:
             if claimed.stopped:
                 continue
@@ -146,6 +164,10 @@ class Run:
         # Each begins, and so takes its slot, before the free ones are counted again.
         await asyncio.sleep(0)
         return True
+
+    def _wake_in(self, seconds: float | None) -> None:
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, self._wake.set)
 
     async def _execute(self, claimed: Claim) -> None:
         try:
@@ -160,11 +182,20 @@ class Run:
         """
         if not self.engine_died and self._epoch(claimed.id) == claimed.epoch:
             del self._held[claimed.id]
-        self._freed()
+        self.freed()
 
-    def _freed(self) -> None:
+    def freed(self) -> None:
+        """The backend is done with a claim."""
         if not self._scheduler.idle:
             self._wake.set()
+
+    def met(self, error: PassingError | None) -> None:
+        """The backend has answered a claim, or failed for a passing reason."""
+        self._readiness.met(error)
+
+    def ledger(self, claimed: Claim, usage: Usage) -> Ledger:
+        """What a claim's answer has cost."""
+        return self._map.ledger(claimed, usage)
 
     async def _look(self) -> None:
         """Look for what no bell told, beside the claims, which it must not hold up."""
@@ -212,36 +243,19 @@ class Run:
         finally:
             await lane.close()
 
-    async def _check_health(self) -> None:
+    async def _turn(self, accepts: bool) -> None:
+        """Say whether the backend takes requests; what it holds goes to the route's next."""
         lane = self._database.lane()
         try:
-            while not self.engine_died:
-                await asyncio.sleep(self._settings.health_seconds)
-                healthy = True
-                try:
-                    async with asyncio.timeout(self._settings.health_seconds):
-                        await self._backend.health()
-                except EngineDied as error:
-                    self._bury(error)
-                except (PassingError, TimeoutError) as error:
-                    log.warning("backend_unhealthy", backend=self._backend.name, reason=str(error))
-                    healthy = False
-                if healthy != self._healthy:
-                    await self._turn(lane, healthy=healthy)
-                self._wake.set()
-        finally:
-            await lane.close()
-
-    async def _turn(self, lane: Lane, *, healthy: bool) -> None:
-        """Claim again, or no more; what cannot be answered here goes to the route's next."""
-        self._healthy = healthy
-        try:
-            await set_accepting(lane, self.id, accepting=healthy)
+            await set_accepting(lane, self.id, accepting=accepts)
             self._doorbell.announce(CHANGED_CHANNEL)
-            if not healthy:
+            if not accepts:
                 await self._hand_over(lane)
         except DatabaseAway as error:
             log.warning("turn_failed", error=str(error))
+        finally:
+            await lane.close()
+        self._wake.set()
 
     async def _hand_over(self, lane: Lane) -> None:
         """Hand back what another backend may answer, but for streams that have begun."""

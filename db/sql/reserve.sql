@@ -3,7 +3,9 @@
 --
 -- The row is locked before the clock is read: whoever waited for it sees the level as the other left
 -- it, and counts the time since then once. `least` and `greatest` pass over null, which is what an
--- unknown limit is. A call that is larger than the whole bucket goes when the bucket is full.
+-- unknown limit is. A bucket holds the refill of a second less than its limit: the provider counts a
+-- call a moment later than we, and while its bucket is full, that does not refill in this moment as
+-- ours does. A call that is larger than the whole bucket goes when the bucket is full.
 with budget as (
     select * from rate_limits where backend = $1 for update
 ), timed as (
@@ -14,14 +16,14 @@ with budget as (
         coalesce(extract(epoch from paused_until - clock)::float8, 0) as pause,
         requests_limit / 60 as request_rate,
         tokens_limit / 60 as token_rate,
-        least($3::float8, tokens_limit) as tokens_each,
+        least($3::float8, tokens_limit * 59 / 60) as tokens_each,
         requests_limit is not null or tokens_limit is not null as limited,
         least(
-            requests_limit,
+            requests_limit - least(requests_limit / 60, requests_limit - 1),
             requests_left + requests_limit / 60 * extract(epoch from clock - observed_at)::float8
         ) as requests,
         least(
-            tokens_limit,
+            tokens_limit * 59 / 60,
             tokens_left + tokens_limit / 60 * extract(epoch from clock - observed_at)::float8
         ) as tokens
     from timed

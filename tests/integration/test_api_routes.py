@@ -134,7 +134,7 @@ async def test_ten_switches_at_two_hundred_a_second(routed: Stack, admin: Admin)
 
     async def load() -> None:
         async with routed.async_client() as client:
-            tasks = []
+            tasks: list[asyncio.Task[None]] = []
             began = time.monotonic()
             while not over.is_set():
                 tasks.append(asyncio.create_task(ask(client, len(tasks))))

@@ -1,0 +1,258 @@
+"""Identical requests cost one computation, and a kept answer none; nobody gets another's."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from db.keys import NewKey
+from tests.double.launch import Double
+from tests.stack import CHAT, Json, Stack, eventually, stack_in_temporary_directory
+
+CONFIG = """
+[backends.provider]
+kind = "openai"
+base_url = "{url}"
+models = []
+
+[models.house]
+backends = ["provider"]
+upstream = "gpt-6-luna"
+
+[models.kept]
+backends = ["provider"]
+upstream = "gpt-6-luna"
+cache_seconds = 600
+
+[[prices]]
+model = "gpt-6-luna"
+since = 2026-01-01
+input = 0.10
+output = 0.50
+"""
+PATH = "/v1/chat/completions"
+MANY = 32
+
+
+@pytest.fixture(scope="module")
+def provider_url() -> Iterator[str]:
+    from tests.double.launch import serving
+
+    with serving() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def sharing(provider_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack whose one backend is the provider double."""
+    config: Path = tmp_path_factory.mktemp("sharing") / "carpool.toml"
+    config.write_text(CONFIG.format(url=provider_url))
+    with stack_in_temporary_directory(options=("--config", str(config))) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def double(provider_url: str) -> AsyncIterator[Double]:
+    async with Double(url=provider_url) as attached:
+        yield attached
+
+
+@pytest.fixture
+async def key(sharing: Stack, request: pytest.FixtureRequest) -> NewKey:
+    return await sharing.new_key(request.node.nodeid)
+
+
+@pytest.fixture
+async def http(sharing: Stack, key: NewKey) -> AsyncIterator[httpx.AsyncClient]:
+    async with sharing.http(key.secret) as client:
+        yield client
+
+
+def body(**fields: Any) -> Json:
+    return CHAT | {"model": "house", "temperature": 0} | fields
+
+
+async def ask(http: httpx.AsyncClient, content: Json, **headers: str) -> httpx.Response:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await http.post("/chat/completions", json=content, headers=names)
+
+
+async def calls(double: Double) -> int:
+    return len((await double.seen()).of(PATH))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_many_at_once_are_one_call(
+    sharing: Stack, key: NewKey, http: httpx.AsyncClient, double: Double, stream: bool
+) -> None:
+    await double.fault(PATH, delay_seconds=1.0)
+    content = body(stream=stream, stream_options={"include_usage": True} if stream else None)
+    answers = await asyncio.gather(*(ask(http, content) for _ in range(MANY)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert await calls(double) == 1
+    assert len({answer.content for answer in answers}) == 1
+    assert len({answer.headers["x-request-id"] for answer in answers}) == MANY
+    assert {answer.headers["x-carpool-backend"] for answer in answers} == {"provider"}
+    [row] = await sharing.fetch(
+        "select count(*) as n, count(*) filter (where paid > 0) as paying, "
+        "sum(saved_shared) as saved, max(paid) as paid from results r join keys k using (team_id) "
+        "where k.id = $1",
+        key.id,
+    )
+    assert (row["n"], row["paying"], row["saved"]) == (MANY, 1, (MANY - 1) * row["paid"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        body(temperature=1),
+        body(temperature=None),
+        body(n=2),
+    ],
+    ids=["temperature", "default", "n"],
+)
+async def test_what_may_differ_is_shared_only_where_the_caller_asks(
+    http: httpx.AsyncClient, double: Double, content: Json
+) -> None:
+    await double.fault(PATH, delay_seconds=0.5, times=8)
+    answers = await asyncio.gather(*(ask(http, content) for _ in range(4)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert await calls(double) == 4
+    await asyncio.gather(*(ask(http, content, x_carpool_share="true") for _ in range(4)))
+    assert await calls(double) == 5
+
+
+async def test_no_store_shares_nothing(http: httpx.AsyncClient, double: Double) -> None:
+    await double.fault(PATH, delay_seconds=0.5, times=8)
+    await asyncio.gather(*(ask(http, body(), cache_control="no-store") for _ in range(3)))
+    assert await calls(double) == 3
+    kept = body(model="kept")
+    assert (await ask(http, kept, cache_control="no-store")).status_code == 200
+    assert (await ask(http, kept)).headers["cache-status"] == "carpool; fwd=miss"
+
+
+async def test_teams_share_nothing(sharing: Stack, http: httpx.AsyncClient, double: Double) -> None:
+    other = await sharing.new_key("another team")
+    await double.fault(PATH, delay_seconds=0.5, times=8)
+    async with sharing.http(other.secret) as theirs:
+        await asyncio.gather(ask(http, body()), ask(theirs, body()))
+        assert await calls(double) == 2
+        await ask(http, body(model="kept", user="secret"))
+        answer = await ask(theirs, body(model="kept", user="secret"))
+    assert answer.headers["cache-status"] == "carpool; fwd=miss"
+
+
+async def test_a_failed_leader_fails_none_of_its_followers(
+    http: httpx.AsyncClient, double: Double
+) -> None:
+    await double.fault(PATH, delay_seconds=0.5, status=400, body={"error": {"message": "once"}})
+    answers = await asyncio.gather(*(ask(http, body(user="fails")) for _ in range(4)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 400]
+
+
+async def test_a_leader_that_is_cancelled_leaves_its_work_to_the_others(
+    http: httpx.AsyncClient, double: Double
+) -> None:
+    await double.fault(PATH, hang=True)
+    content = body(user="cancelled")
+    leader = (await ask(http, content, prefer="respond-async")).json()["id"]
+    await double.until_held()
+    follower = asyncio.create_task(ask(http, content))
+
+    async def follows() -> bool:
+        listed = (await http.get("/requests", params={"status": "queued"})).json()["data"]
+        return len(listed) == 1
+
+    await eventually(follows)
+    cancelled = (await http.delete(f"/requests/{leader}")).json()
+    assert cancelled["status"] == "cancelled"
+    await double.release()
+    assert (await follower).status_code == 200
+    assert await calls(double) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_kept_answer_is_given_again(
+    sharing: Stack, http: httpx.AsyncClient, double: Double, stream: bool
+) -> None:
+    content = body(model="kept", stream=stream)
+    first = await ask(http, content)
+    assert first.headers["cache-status"] == "carpool; fwd=miss"
+    assert "age" not in first.headers
+    second = await ask(http, content)
+    assert second.headers["cache-status"] == "carpool; hit"
+    assert 0 <= int(second.headers["age"]) < 30
+    assert second.content == first.content
+    assert second.headers["content-type"] == first.headers["content-type"]
+    assert await calls(double) == 1
+    identifier = second.headers["x-request-id"]
+    found = (await http.get(f"/requests/{identifier}")).json()
+    assert (found["status"], found["attempts"]) == ("completed", 0)
+    row = "select paid, saved_cache from results where id = $1"
+    [[paid, saved]] = await sharing.fetch(row, identifier.removeprefix("req_"))
+    assert paid == 0
+    assert saved > 0
+
+
+async def test_what_the_caller_says_of_age_holds(http: httpx.AsyncClient, double: Double) -> None:
+    content = body(model="kept", user="age")
+    await ask(http, content)
+    for value, status in (
+        ("no-cache", "carpool; fwd=request"),
+        ("max-age=0", "carpool; fwd=request"),
+        ("max-age=soon", "carpool; fwd=request"),
+        ("max-age=60", "carpool; hit"),
+        ("", "carpool; hit"),
+    ):
+        answer = await ask(http, content, cache_control=value)
+        assert answer.headers["cache-status"] == status, value
+    assert await calls(double) == 4
+
+
+async def test_without_a_time_in_the_route_nothing_is_kept(
+    http: httpx.AsyncClient, double: Double
+) -> None:
+    for _ in range(2):
+        assert "cache-status" not in (await ask(http, body(user="not kept"))).headers
+    assert await calls(double) == 2
+
+
+async def test_an_answer_is_kept_for_its_time(
+    sharing: Stack, http: httpx.AsyncClient, double: Double
+) -> None:
+    content = body(model="kept", user="time")
+    identifier = (await ask(http, content)).headers["x-request-id"].removeprefix("req_")
+    await sharing.fetch(
+        "update results set completed_at = now() - interval '11 minutes' where id = $1::uuid",
+        identifier,
+    )
+    assert (await ask(http, content)).headers["cache-status"] == "carpool; fwd=miss"
+
+
+async def test_an_answer_that_failed_is_not_kept(http: httpx.AsyncClient, double: Double) -> None:
+    content = body(model="kept", user="failed")
+    await double.fault(PATH, status=422, body={"error": {"message": "no"}})
+    assert (await ask(http, content)).status_code == 422
+    answer = await ask(http, content)
+    assert (answer.status_code, answer.headers["cache-status"]) == (200, "carpool; fwd=miss")
+
+
+async def test_hits_do_not_lengthen_the_time(
+    sharing: Stack, http: httpx.AsyncClient, double: Double
+) -> None:
+    """A hit is no new answer: its age is that of the computation."""
+    content = body(model="kept", user="lengthen")
+    identifier = (await ask(http, content)).headers["x-request-id"].removeprefix("req_")
+    await sharing.fetch(
+        "update results set completed_at = now() - interval '9 minutes' where id = $1::uuid",
+        identifier,
+    )
+    began = time.monotonic()
+    for _ in range(2):
+        answer = await ask(http, content)
+        assert answer.headers["cache-status"] == "carpool; hit"
+        assert 540 <= int(answer.headers["age"]) <= 541 + time.monotonic() - began
