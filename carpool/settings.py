@@ -285,7 +285,12 @@ class Settings(BaseSettings):
             try:
                 check(model, route, backends=self.backends, routes=routes)
             except RouteError as error:
-                raise ConfigurationError(f"models.{model}.{error.param}: {error}") from None
+                short = found[model].backends and str(error.param).startswith("legs")
+                where = "backends" if short else error.param
+                what = str(error)
+                raise ConfigurationError(
+                    f"models.{model}.{where}: {what[0].lower()}{what[1:]}"
+                ) from None
         return found
 
     @cached_property

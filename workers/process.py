@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dramatiq
 import structlog
@@ -19,14 +19,18 @@ from carpool.doorbell import Doorbell
 from carpool.errors import BackendError, ConfigurationError, PassingError
 from carpool.ids import new_id
 from carpool.notices import CHANGED_CHANNEL
-from carpool.settings import Settings
+from carpool.settings import OpenAIBatchSettings, Settings
 from db.database import Database, DatabaseAway
 from db.processes import Process
+from db.prices import ensure_prices
 from db.routes import discover_routes, ensure_routes
 from db.sweeper import Sweeper
 from workers.backends import registry
 from workers.backends.protocol import Backend
 from workers.run import Run
+
+if TYPE_CHECKING:
+    from workers.provider_batches.run import ProviderRun
 
 EXIT_ENGINE_DIED = 70
 CLOSE_SECONDS = 20.0
@@ -63,8 +67,10 @@ class Worker:
         self._doorbell = Doorbell(redis_url, timeout_seconds=settings.redis_timeout_seconds)
         self._broker = make_broker(redis_url, timeout_seconds=settings.redis_timeout_seconds)
         self._process = Process(new_id(), "worker", settings.seat)
-        self._backend: Backend = registry.make(backend, settings.backends[backend])
-        self._run: Run | None = None
+        self._backend: Backend = registry.make(
+            backend, settings.backends[backend], self._database
+        )
+        self._run: Run | ProviderRun | None = None
         self._free = asyncio.Event()
         self._free.set()
         self._draining = asyncio.Event()
@@ -107,6 +113,7 @@ class Worker:
 
     async def _start_engine(self) -> None:
         await _until_reached(lambda: ensure_routes(self._database, self._settings.models))
+        await _until_reached(lambda: ensure_prices(self._database, self._settings.prices))
         starting = asyncio.create_task(self._backend.start())
         draining = asyncio.create_task(self._draining.wait())
         await asyncio.wait({starting, draining}, return_when=asyncio.FIRST_COMPLETED)
@@ -143,9 +150,7 @@ class Worker:
         if self._run is not None or self._draining.is_set():
             return
         self._free.clear()
-        run = self._run = Run(
-            self._settings, self._database, self._doorbell, self._backend, self._process.id
-        )
+        run = self._run = self._new_run()
         try:
             await run.serve()
         except DatabaseAway as error:
@@ -156,6 +161,16 @@ class Worker:
         if run.engine_died:
             self._exit_code = EXIT_ENGINE_DIED
             self._draining.set()
+
+    def _new_run(self) -> "Run | ProviderRun":
+        own = self._settings.backends[self._name]
+        if isinstance(own, OpenAIBatchSettings):
+            from workers.provider_batches.run import ProviderRun
+
+            return ProviderRun(
+                self._settings, self._database, self._doorbell, self._name, own, self._process.id
+            )
+        return Run(self._settings, self._database, self._doorbell, self._backend, self._process.id)
 
     async def _close_engine(self) -> None:
         try:

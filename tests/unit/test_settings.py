@@ -167,7 +167,7 @@ def test_a_bad_value_in_the_environment_names_its_key(
         ("[backends.a]\nkind = 'openai'\napi_key = ['{secret}']", "backends.a.openai.api_key"),
         ("[backends.a]\nkind = 'openai'\napi_keys = '{secret}'", "backends.a.openai.api_keys"),
         ("[backends.a]\nkind = 'openai'\napi_key = '{secret}'\nconcurrency = 0", "concurrency"),
-        ("[models.m]\nbackends = []", "models.m.backends"),
+        ("[models.m]\nbackends = []", "models.m"),
         ("[models.m]\nbackends = ['nowhere']", "models.m.backends"),
         ("api_key = '{secret}'", "api_key"),
         ("[backends.a]\nkind = 'openai'\napi_key = '{secret}", "config"),

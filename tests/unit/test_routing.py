@@ -1,0 +1,177 @@
+"""Every request that fits a route has exactly one backend to claim it, whatever backends are up."""
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carpool.leg_text import format_leg, format_route, parse_leg
+from carpool.routing import SHARES, Cell, Kind, Leg, Route, RouteError, cells, check, resolved
+from carpool.states import ServiceClass
+
+BACKENDS = ("a", "b", "c")
+TEAMS = ("red", "blue", "other")
+CLASSES = ("interactive", "flex", "batch")
+
+untimed = st.builds(
+    Leg,
+    backend=st.sampled_from(BACKENDS),
+    classes=st.none() | st.lists(st.sampled_from(CLASSES), min_size=1, unique=True).map(tuple),
+    teams=st.none() | st.lists(st.sampled_from(TEAMS[:2]), min_size=1, unique=True).map(tuple),
+    share=st.none() | st.sampled_from([1.0, 5.0, 12.5, 30.0]),
+)
+timed = st.builds(
+    Leg,
+    backend=st.sampled_from(BACKENDS),
+    after_seconds=st.none() | st.sampled_from([0.0, 20.0, 3600.0]),
+)
+places = st.tuples(
+    st.sampled_from(ServiceClass), st.sampled_from(TEAMS), st.none() | st.integers(0, SHARES - 1)
+)
+
+
+def fits(leg: Leg, service_class: ServiceClass, team: str) -> bool:
+    return leg.serves(service_class) and (leg.teams is None or team in leg.teams)
+
+
+def takers(
+    legs: list[Leg], live: frozenset[str], place: tuple[ServiceClass, str, int | None]
+) -> Iterator[tuple[str, Cell]]:
+    """The backends, and their cells, that may claim a row at once."""
+    service_class, team, share = place
+    for backend in live:
+        for cell in cells("m", legs, backend, live=live):
+            in_share = (
+                cell.kind is Kind.WHOLE
+                if share is None
+                else cell.kind is Kind.SHARE and cell.shares[0] <= share < cell.shares[1]
+            )
+            if cell.service_class == service_class and cell.takes(team) and in_share:
+                yield backend, cell
+
+
+@given(st.lists(untimed, min_size=1, max_size=5), st.frozensets(st.sampled_from(BACKENDS)), places)
+def test_the_first_leg_that_fits_and_is_up_gets_it_and_no_other(
+    legs: list[Leg], live: frozenset[str], place: tuple[ServiceClass, str, int | None]
+) -> None:
+    service_class, team, share = place
+    low = 0.0
+    expected = None
+    for leg in legs:
+        high = low + (leg.share or 0)
+        inside = leg.share is None or (share is not None and low <= share / SHARES * 100 < high)
+        low = high
+        if expected is None and leg.backend in live and inside:
+            expected = leg.backend if fits(leg, service_class, team) else None
+    found = [backend for backend, _ in takers(legs, live, place)]
+    assert found == ([] if expected is None else [expected])
+
+
+@given(
+    st.lists(untimed | timed, min_size=1, max_size=5),
+    st.frozensets(st.sampled_from(BACKENDS), min_size=1),
+    places,
+)
+def test_what_fits_a_leg_whose_backend_is_up_is_never_left(
+    legs: list[Leg], live: frozenset[str], place: tuple[ServiceClass, str, int | None]
+) -> None:
+    """At once or when time has passed, if the leg has no share of its own."""
+    service_class, team, _ = place
+    if not any(
+        leg.backend in live and fits(leg, service_class, team) and leg.share is None for leg in legs
+    ):
+        return
+    times = [
+        cell
+        for backend in live
+        for cell in cells("m", legs, backend, live=live)
+        if cell.kind is Kind.AFTER and cell.service_class == service_class and cell.takes(team)
+    ]
+    assert list(takers(legs, live, place)) or times
+
+
+def test_a_leg_with_time_opens_beside_the_others_and_at_once_when_they_are_down() -> None:
+    legs = [Leg(backend="a"), Leg(backend="b", after_seconds=20)]
+    kinds = [cell.kind for cell in cells("m", legs, "b", live={"a", "b"})]
+    assert set(kinds) == {Kind.AFTER}
+    kinds = [cell.kind for cell in cells("m", legs, "b", live={"b"})]
+    assert set(kinds) == {Kind.WHOLE, Kind.SHARE}
+    alone = cells("m", legs[1:], "b", live={"b"})
+    assert {cell.kind for cell in alone} == {Kind.AFTER}
+    assert {cell.seconds for cell in alone} == {20}
+
+
+def test_little_time_left_is_about_batches_alone() -> None:
+    legs = [Leg(backend="a", left_seconds=3600), Leg(backend="b")]
+    found = cells("m", legs, "a", live={"a", "b"})
+    assert {(cell.kind, cell.service_class) for cell in found} == {(Kind.LEFT, ServiceClass.BATCH)}
+    assert any(
+        cell.kind is Kind.WHOLE and cell.service_class is ServiceClass.BATCH
+        for cell in cells("m", legs, "b", live={"a", "b"})
+    )
+
+
+def test_a_leg_that_is_too_dear_is_not_there() -> None:
+    legs = [Leg(backend="a", max_price=1), Leg(backend="b", upstream="big")]
+    assert cells("m", legs, "a", live={"a", "b"}, priced=lambda leg: False) == []
+    found = cells("m", legs, "b", live={"a", "b"}, priced=lambda leg: False)
+    assert {cell.upstream for cell in found} == {"big"}
+
+
+def test_aliases_share_legs_and_keep_the_target_names() -> None:
+    routes = {
+        "m": Route(legs=(Leg(backend="a"), Leg(backend="b", upstream="x"))),
+        "n": Route(alias="m", cache_seconds=5),
+        "o": Route(alias="n"),
+    }
+    for name, kept in (("n", 5), ("o", None)):
+        found = resolved(name, routes)
+        assert [leg.upstream for leg in found.legs] == ["m", "x"]
+        assert found.cache_seconds == kept
+        check(name, routes[name], backends=BACKENDS, routes=routes)
+    with pytest.raises(RouteError, match="cycle: m -> o -> n -> m"):
+        check("m", Route(alias="o"), backends=BACKENDS, routes=routes)
+
+
+legs_with_everything = st.builds(
+    Leg,
+    backend=st.sampled_from(["gpu", "openai-eu"]),
+    upstream=st.none() | st.just("org/m:1"),
+    classes=st.none() | st.lists(st.sampled_from(CLASSES), min_size=1, unique=True).map(tuple),
+    teams=st.none() | st.just(("red", "blue team")),
+    share=st.none() | st.sampled_from([5.0, 12.5]),
+    after_seconds=st.none() | st.sampled_from([0.0, 0.5, 20.0, 90.0, 86400.0]),
+    left_seconds=st.none() | st.sampled_from([1.0, 5400.0]),
+    max_price=st.none() | st.sampled_from([0.0, 2.5]),
+)
+
+
+@given(legs_with_everything)
+def test_a_leg_is_read_as_it_is_written(leg: Leg) -> None:
+    assert parse_leg(format_leg(leg)) == leg
+    assert msgspec.json.decode(msgspec.json.encode(leg), type=Leg) == leg
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no leg"),
+        ("gpu,colour=red", "Unknown condition 'colour'"),
+        ("gpu,after=soon", "no time"),
+        ("gpu,share=many", "could not convert"),
+        ("gpu,share=101%", "no leg"),
+        ("gpu,class=vip", "no leg"),
+        ("gpu,after", "no time"),
+    ],
+)
+def test_what_is_no_leg_is_refused_with_the_reason(text: str, words: str) -> None:
+    with pytest.raises(RouteError, match=words):
+        parse_leg(text)
+
+
+def test_a_route_is_told_on_a_line() -> None:
+    legs = (Leg(backend="gpu"), Leg(backend="openai", upstream="gpt", after_seconds=20))
+    assert format_route(Route(legs=legs)) == "gpu | openai=gpt,after=20s"
+    assert format_route(Route(alias="m", cache_seconds=600)) == "as m (answers kept 10m)"
