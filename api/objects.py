@@ -8,6 +8,7 @@ import msgspec
 from api.responses import REQUEST_PREFIX
 from carpool.folding import fold
 from carpool.ids import created_at, public_id
+from carpool.prices import COLUMNS, NANODOLLARS, UNKNOWN, Ledger
 from carpool.states import ENDPOINTS, RequestStatus
 from db.view import RequestView
 
@@ -32,12 +33,30 @@ def request_object(seen: RequestView) -> dict[str, Any]:
         "model": seen.model,
         "backend": seen.backend,
         "upstream": seen.upstream,
+        "reason": seen.reason,
+        "cost": None if seen.ledger is None else _cost(seen.ledger),
         "created_at": int(created_at(seen.id).timestamp()),
         "started_at": _seconds(seen.started_at),
         "completed_at": _seconds(seen.completed_at),
         "attempts": seen.attempts,
         "response": response,
         "error": error,
+    }
+
+
+def _cost(ledger: Ledger) -> dict[str, Any] | None:
+    """In dollars: what was paid, what it would have cost live at list price, and what saved it."""
+    if ledger == UNKNOWN:
+        return None
+    saved = {
+        name.removeprefix("saved_"): amount / NANODOLLARS
+        for name, amount in zip(COLUMNS, ledger.columns, strict=True)
+        if name != "paid" and amount
+    }
+    return {
+        "paid": ledger.paid / NANODOLLARS,
+        "listed": ledger.listed / NANODOLLARS,
+        "saved": saved,
     }
 
 

@@ -52,7 +52,11 @@ ADOPT = f"""
 update provider_batches set keeper = $2, kept_until = now() + make_interval(secs => $3)
 where id = any(array(
     select id from provider_batches
-    where backend = $1 and state < 3 and (kept_until is null or kept_until < now())
+    where backend = $1 and state < 3
+        and (
+            kept_until is null or kept_until < now()
+            or not exists (select from runs r where r.id = keeper and r.ended_at is null)
+        )
     order by id for update skip locked
 ))
 returning {COLUMNS}
@@ -185,6 +189,8 @@ class Gathering:
     window: str
     reason: str
     takes: Mapping[Group, int]
+    rows: int
+    """How many rows of each group are looked at; those of `survey`."""
     batches: Sequence[UUID]
     """Whose rows fit the window."""
     earliest: datetime
@@ -244,6 +250,7 @@ async def gather(
         wanted.deadline,
         keeper,
         lease_seconds,
+        wanted.rows,
     )
     return int(rows[0]["lines"]) if rows else 0
 
@@ -256,7 +263,10 @@ async def renew(lane: Lane, backend: str, keeper: UUID, lease_seconds: float) ->
 async def adopt(
     lane: Lane, backend: str, keeper: UUID, lease_seconds: float
 ) -> list[ProviderBatch]:
-    """Take over the open provider batches of a backend that nobody keeps any more."""
+    """Take over the open provider batches of a backend that nobody keeps any more.
+
+    A keeper is a run: one that was ended keeps nothing, whatever its lease says.
+    """
     return [_batch(row) for row in await lane.fetch(ADOPT, backend, keeper, lease_seconds)]
 
 

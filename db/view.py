@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from carpool.prices import COLUMNS, Ledger
 from carpool.states import Outcome, QueueState, RequestStatus
 from db.database import Database
 
@@ -14,13 +15,15 @@ VIEW = """
 select
     r.id, r.endpoint, r.model, r.streamed, q.state, q.attempts as queue_attempts,
     q.claimed_at, run.backend as run_backend,
+    p.backend as batch_backend, p.upstream as batch_upstream, p.reason,
     s.outcome, s.status_code, s.body, s.backend, s.upstream, s.started_at, s.completed_at,
-    s.attempts,
+    s.attempts, s.paid, s.saved_shared, s.saved_cache, s.saved_prefix, s.saved_window, s.saved_own,
     (select count(*) from attempts a where a.id = r.id) as ended_claims
 from requests r
 left join queue q on q.id = r.id
 left join runs run on run.id = q.owner
 left join results s on s.id = r.id
+left join provider_batches p on p.id = coalesce(q.owner, s.run_id)
 """
 ONE = VIEW + "where r.id = :id and r.team_id = :team_id"
 # Finished requests are walked by their results, unfinished ones by their queue rows: a team with a
@@ -47,6 +50,10 @@ class RequestView:
     streamed: bool
     backend: str | None
     upstream: str | None
+    ledger: Ledger | None
+    """None where it has not ended."""
+    reason: str | None
+    """Why it went to the provider batch that holds it, or answered it."""
     started_at: datetime | None
     completed_at: datetime | None
     attempts: int
@@ -103,8 +110,12 @@ def _view(row: Any) -> RequestView:
         endpoint=row.endpoint,
         model=row.model,
         streamed=row.streamed,
-        backend=row.backend if row.outcome is not None else row.run_backend,
-        upstream=row.upstream,
+        backend=row.backend if row.outcome is not None else row.run_backend or row.batch_backend,
+        upstream=row.upstream or row.batch_upstream,
+        ledger=None
+        if row.outcome is None
+        else Ledger(**{name: getattr(row, name) for name in COLUMNS}),
+        reason=row.reason,
         started_at=row.started_at if row.outcome is not None else row.claimed_at,
         completed_at=row.completed_at,
         attempts=row.ended_claims + (1 if running or ran else 0),

@@ -11,6 +11,7 @@ from carpool.routing import Cell, Leg, cells
 from db.claim import Claim, team_names
 from db.database import Lane
 from db.prices import list_prices
+from db.provider_batches import ProviderBatch
 from db.routes import STATE, Routing, read_routing
 from workers.backends.protocol import Usage
 
@@ -64,7 +65,7 @@ class Map:
         self.teams = await team_names(lane, named) if named else {}
         return True
 
-    def ledger(self, claimed: Claim, usage: Usage, *, tier: float = 1.0) -> Ledger:
+    def ledger(self, claimed: Claim | ProviderBatch, usage: Usage, *, tier: float = 1.0) -> Ledger:
         """What an answer has cost and saved; ``tier`` is what a window leaves of the price."""
         quote = self._prices.quote(
             claimed.model, upstream=claimed.upstream, backend=self._backend, own=self._own

@@ -2,9 +2,9 @@
 -- the order of their prefix key and flex rows by age, a number of each (class, team, rank).
 --
 -- Found, locked and reached as in claim_by_prefix; like a claim, it takes nothing for a run that was
--- ended, nor by routes that have changed. Of what it looks at, it takes one endpoint's rows that have
--- the time which the window takes: those of the batches in $10, and, of rows by themselves, those
--- with a deadline from $11 on and before $12.
+-- ended, nor by routes that have changed. Of the first $20 rows of a group it takes those of one
+-- endpoint that have the time which the window takes: those of the batches in $10, and, of rows by
+-- themselves, those with a deadline from $11 on and before $12.
 with taken as (
     update queue q
     set state = 1, owner_kind = 2, owner = $1, epoch = q.epoch + 1, claimed_at = now()
@@ -15,44 +15,52 @@ with taken as (
                 from unnest($6::smallint[], $7::integer[], $8::smallint[], $9::integer[])
                     as pick(class, team_id, rank, take)
                 cross join lateral (
-                    select w.ctid, w.endpoint, w.streamed, w.batch_id, w.deadline
-                    from queue w
+                    select looked.ctid
+                    from (
+                        select w.ctid, w.endpoint, w.streamed, w.batch_id, w.deadline
+                        from queue w
+                        where
+                            w.model = $4 and w.team_id = pick.team_id and w.rank = pick.rank
+                            and w.state = 0 and w.class = 2 and w.share is null
+                        order by w.prefix_key, w.id
+                        limit $20
+                        for update skip locked
+                    ) looked
                     where
-                        w.model = $4 and w.team_id = pick.team_id and w.rank = pick.rank
-                        and w.state = 0 and w.class = 2 and w.share is null
-                    order by w.prefix_key, w.id
+                        looked.endpoint = $5 and not looked.streamed
+                        and (
+                            looked.batch_id = any($10::uuid[])
+                            or looked.batch_id is null
+                            and coalesce(looked.deadline, 'infinity') >= $11
+                            and ($12::timestamptz is null or looked.deadline < $12)
+                        )
                     limit pick.take
-                    for update skip locked
                 ) picked
-                where
-                    pick.class = 2 and picked.endpoint = $5 and not picked.streamed
-                    and (
-                        picked.batch_id = any($10::uuid[])
-                        or picked.batch_id is null
-                        and coalesce(picked.deadline, 'infinity') >= $11
-                        and ($12::timestamptz is null or picked.deadline < $12)
-                    )
-                    and exists (select from routing where version = $3)
+                where pick.class = 2 and exists (select from routing where version = $3)
             )
             || array(
                 select picked.ctid
                 from unnest($6::smallint[], $7::integer[], $9::integer[])
                     as pick(class, team_id, take)
                 cross join lateral (
-                    select w.ctid, w.endpoint, w.streamed, w.deadline
-                    from queue w
+                    select looked.ctid
+                    from (
+                        select w.ctid, w.endpoint, w.streamed, w.deadline
+                        from queue w
+                        where
+                            w.model = $4 and w.class = 1 and w.team_id = pick.team_id
+                            and w.state = 0 and w.share is null
+                        order by w.id
+                        limit $20
+                        for update skip locked
+                    ) looked
                     where
-                        w.model = $4 and w.class = 1 and w.team_id = pick.team_id
-                        and w.state = 0 and w.share is null
-                    order by w.id
+                        looked.endpoint = $5 and not looked.streamed
+                        and coalesce(looked.deadline, 'infinity') >= $11
+                        and ($12::timestamptz is null or looked.deadline < $12)
                     limit pick.take
-                    for update skip locked
                 ) picked
-                where
-                    pick.class = 1 and picked.endpoint = $5 and not picked.streamed
-                    and coalesce(picked.deadline, 'infinity') >= $11
-                    and ($12::timestamptz is null or picked.deadline < $12)
-                    and exists (select from routing where version = $3)
+                where pick.class = 1 and exists (select from routing where version = $3)
             )
         )
         and (select true from runs where id = $2 and ended_at is null for share)

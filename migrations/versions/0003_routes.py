@@ -81,6 +81,7 @@ create index queue_by_share on queue (model, class, team_id, share, id)
     where state = 0 and share is not null;
 create unique index queue_leaders on queue (twin) where twin is not null and leader is null;
 create index queue_followers on queue (leader) where leader is not null;
+create index queue_ghosts on queue (id) where ghost;
 alter table requests add column shareable boolean not null default false;
 """
 

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from carpool.ids import new_id
 from carpool.settings import BackendSettings, OpenAISettings, SimulatedSettings, VLLMSettings
 from carpool.states import Endpoint, ServiceClass
+from db.database import Database
 from tests.conformance.provider import KEY, Provider
 from workers.backends.protocol import Answer, Backend, Call
 from workers.backends.registry import make
@@ -28,6 +29,9 @@ VLLM_WARNINGS = [
         ("", "FutureWarning"),  # the same
     )
 ]
+
+AWAY = Database("postgresql://nobody@127.0.0.1:1/none")
+"""No database: a backend answers without it."""
 
 Json = dict[str, Any]
 
@@ -54,6 +58,8 @@ class Harness:
             "body": raw or msgspec.json.encode({"model": MODEL, **body}),
             "stream": bool(body.get("stream")),
             "service_class": ServiceClass.INTERACTIVE,
+            "team_id": 1,
+            "prefix_key": 0,
         }
         return Call(**(fields | changes))
 
@@ -79,7 +85,7 @@ class Harness:
 async def simulated(**settings: Any) -> AsyncIterator[Harness]:
     pace = {"first_token_milliseconds": 0, "token_milliseconds": 0}
     given = SimulatedSettings.model_validate({"kind": "simulated", **pace, **settings})
-    backend: Any = make("simulated", given)
+    backend: Any = make("simulated", given, AWAY)
     async with started(backend):
         yield Harness(
             backend,
@@ -95,7 +101,7 @@ async def openai(**settings: Any) -> AsyncIterator[tuple[Harness, Provider]]:
         given = OpenAISettings.model_validate(
             {"kind": "openai", "base_url": provider.url, "api_key": SecretStr(KEY), **settings}
         )
-        async with started(make("provider", given)) as backend:
+        async with started(make("provider", given, AWAY)) as backend:
             yield (
                 Harness(backend, "good", {}, running=lambda: provider.open, slow_upstream="slow"),
                 provider,
@@ -107,7 +113,7 @@ async def vllm(model: str, *args: str) -> AsyncIterator[Harness]:
     given = VLLMSettings(
         kind="vllm", model=model, served_model_name="tiny", args=(*VLLM_ARGS, *args)
     )
-    backend: Any = make("vllm", given)
+    backend: Any = make("vllm", given, AWAY)
     async with started(backend):
         yield Harness(
             backend,
@@ -136,4 +142,4 @@ def unstarted(kind: str) -> Backend:
         "openai": OpenAISettings.model_validate({"kind": "openai", "api_key": KEY}),
         "vllm": VLLMSettings(kind="vllm", model="nowhere"),
     }
-    return make(kind, settings[kind])
+    return make(kind, settings[kind], AWAY)

@@ -32,6 +32,14 @@ async def test_knows_its_models_its_capacity_and_its_health(backend: Harness) ->
     await backend.backend.health()
 
 
+async def test_lets_start_what_is_wanted_at_most(backend: Harness) -> None:
+    """Also where nothing of the shared budget can be known, and without raising."""
+    for wanted in (1, 7):
+        granted = await backend.backend.admit(wanted)
+        assert 0 <= granted <= wanted
+        await backend.backend.unused(granted)
+
+
 async def test_chat_is_openais_completion(backend: Harness) -> None:
     found = await backend.decoded(_chat())
     completion = ChatCompletion.model_validate(found, strict=True)

@@ -17,6 +17,8 @@ from workers.backends.registry import make
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+CACHE_KEY_CHARACTERS = 64
+"""As many as OpenAI takes."""
 MESSAGES = [{"role": "user", "content": "Who leaves the yard at seven?"}]
 Started = tuple[Harness, Provider]
 
@@ -191,8 +193,65 @@ async def test_a_body_that_is_no_object_is_a_400(openai: Started) -> None:
     assert (await openai[0].answer({}, raw=b"[1]")).status == 400
 
 
+async def test_what_shares_a_prefix_is_sent_with_one_cache_key() -> None:
+    """Of a team: the key is that of the leading bits, and says nothing of the others."""
+    async with harness.openai(prompt_cache_key=True) as (backend, provider):
+        for prefix, team in (
+            (0x1234 << 48, 1),
+            ((0x1234 << 48) + 7, 1),
+            (-1, 1),
+            (0x1234 << 48, 2),
+        ):
+            for stream in (False, True):
+                await backend.answer(_chat(stream=stream), prefix_key=prefix, team_id=team)
+        keys = [sent["prompt_cache_key"] for sent in provider.requests]
+        assert keys[::2] == keys[1::2]
+        same, shared, other, foreign = keys[::2]
+        assert same == shared
+        assert len({same, other, foreign}) == 3
+        assert max(len(key) for key in keys) <= CACHE_KEY_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("mine", True), ("", True), (["odd"], True), (None, False)]
+)
+async def test_a_clients_own_cache_key_is_kept(given: Any, kept: bool) -> None:
+    async with harness.openai(prompt_cache_key=True) as (backend, provider):
+        await backend.answer(_chat(prompt_cache_key=given, future_field=1))
+        sent = provider.requests[-1]
+        assert (sent["prompt_cache_key"] == given) is kept
+        assert sent["future_field"] == 1
+
+
+async def test_no_cache_key_where_it_is_not_wanted_or_not_known() -> None:
+    """Only chats have one; a provider that is not OpenAI may refuse what it does not know."""
+    async with harness.openai() as (backend, provider):
+        await backend.answer(_chat())
+        assert "prompt_cache_key" not in provider.requests[-1]
+    async with harness.openai(prompt_cache_key=True) as (backend, provider):
+        await backend.answer({"prompt": "The driver"}, endpoint=Endpoint.COMPLETIONS)
+        await backend.answer({"input": ["a"]}, endpoint=Endpoint.EMBEDDINGS)
+        assert all("prompt_cache_key" not in sent for sent in provider.requests)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, True),
+        ({"prompt_cache_key": False}, False),
+        ({"base_url": "http://localhost/v1"}, False),
+        ({"base_url": "http://localhost/v1", "prompt_cache_key": True}, True),
+    ],
+)
+async def test_openai_itself_gets_cache_keys_unless_told_otherwise(
+    settings: Json, wanted: bool
+) -> None:
+    given = OpenAISettings.model_validate({"kind": "openai", **settings})
+    assert given.groups_prompts is wanted
+
+
 async def test_without_a_key_for_openai_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     settings = OpenAISettings.model_validate({"kind": "openai", "api_key_env": "NO_SUCH_KEY"})
     with pytest.raises(ConfigurationError, match=r"backends\.cloud\.api_key_env: NO_SUCH_KEY"):
-        await make("cloud", settings).start()
+        await make("cloud", settings, harness.AWAY).start()

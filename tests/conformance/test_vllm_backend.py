@@ -13,7 +13,7 @@ from carpool.errors import ConfigurationError, EngineDied, PassingError
 from carpool.settings import VLLMSettings
 from carpool.states import Endpoint, ServiceClass
 from tests.conformance import harness
-from tests.conformance.harness import VLLM_WARNINGS, Harness, Json
+from tests.conformance.harness import AWAY, VLLM_WARNINGS, Harness, Json
 from tests.conformance.patience import until
 from workers.backends.registry import make
 
@@ -166,7 +166,7 @@ async def test_arguments_that_vllm_refuses() -> None:
     for args in (("--no-such-option",), ("--served-model-name", "x")):
         settings = VLLMSettings(kind="vllm", model="nowhere", args=args)
         with pytest.raises(ConfigurationError, match=r"backends\.gpu\.args"):
-            await make("gpu", settings).start()
+            await make("gpu", settings, AWAY).start()
 
 
 async def test_a_killed_engine_is_told_to_all_in_flight_and_leaves_nothing(

@@ -9,7 +9,18 @@ from uuid import UUID
 import pytest
 
 from carpool.ids import new_id
-from db import batch_jobs, batch_sweep, delivery, finish, results, runs, submit, sweep
+from db import (
+    batch_jobs,
+    batch_sweep,
+    cache,
+    delivery,
+    finish,
+    follow,
+    results,
+    runs,
+    submit,
+    sweep,
+)
 from db.claim import (
     CLAIM_BY_AGE,
     CLAIM_BY_AGE_OF_SHARES,
@@ -137,11 +148,12 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
                 ["tiny"] * 256,
                 "engine",
                 "worker",
+                *([epochs] * 5),
             ),
         ),
         "retry": (
             finish.RETRY,
-            (RUN, many, epochs, [1.0] * 256, ["503"] * 256, "engine", "worker"),
+            (RUN, many, epochs, [1.0] * 256, ["503"] * 256, "engine", "worker", [True] * 256),
         ),
         "release": (finish.RELEASE, (RUN, many, epochs)),
         "release_strays": (runs.RELEASE_STRAYS, (RUN, many)),
@@ -164,6 +176,21 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
         "ended lines": (batch_jobs.LINES, (ids[0], ids[-1], 2000)),
         "settled": (batch_jobs.SETTLED, (ids[0], ids[-1])),
         "submit": (submit.SUBMIT, submitted()),
+        "submit twins": (submit.SUBMIT_TWINS, submitted()),
+        "resolve": (
+            follow.RESOLVE,
+            *(
+                (
+                    *(many, [False] * 256, epochs, [b""] * 256, ["tiny"] * 256),
+                    *([epochs] * 8),
+                    *("engine", "worker", RUN),
+                ),
+            ),
+        ),
+        "wake": (follow.WAKE, (many,)),
+        "leaderless": (follow.LEADERLESS, (500,)),
+        "forlorn": (follow.FORLORN, ()),
+        "kept answer": (cache.FIND, (ids[5], 1, ids[0], 600.0)),
         "stored": (submit.STORED, (many,)),
         "reattach": (delivery.REATTACH, (ids[5], 1, ids[0])),
         "take": (delivery.TAKE, (ids[5], ids[5], ids[6], RUN)),

@@ -5,7 +5,7 @@ never retries; a request that failed for a passing reason goes back to Carpool's
 """
 
 import asyncio
-import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 
@@ -14,21 +14,28 @@ import httpx2
 import msgspec
 import openai
 
-from carpool.errors import ConfigurationError, PassingError, error_body
+from carpool.errors import PassingError, error_body
 from carpool.settings import OpenAISettings
-from workers.backends import openai_body
+from db.database import Database
+from workers.backends import openai_body, openai_limits
+from workers.backends.concurrency import Concurrency
 from workers.backends.openai_body import NotAnAnswerError, Outgoing
+from workers.backends.openai_budget import SharedBudget
 from workers.backends.openai_errors import refuse
+from workers.backends.openai_key import key_of
+from workers.backends.openai_limits import RateLimits
 from workers.backends.openai_stream import ProviderStream
 from workers.backends.protocol import Answer, Call, Emit
 
 OPENAI_URL = "https://api.openai.com/v1"
-NO_KEY = "none"
-"""What the SDK, which insists on a key, sends to a provider that wants none."""
 CONNECT_SECONDS = 10.0
 HEALTH_SECONDS = 10.0
 DRAIN_SECONDS = 0.1
 """For the end of a response after its [DONE], without which its connection cannot be used again."""
+
+STRAINED = frozenset({502, 503, 504})
+"""How a provider fails that is given too much at once, beside its rate limits; a connection that
+broke is a 502 here, an answer that did not come in time a 504."""
 
 _BROKEN = (httpx2.RequestError, httpx2.StreamError, OSError, anyio.EndOfStream)
 
@@ -36,11 +43,17 @@ _BROKEN = (httpx2.RequestError, httpx2.StreamError, OSError, anyio.EndOfStream)
 class OpenAIBackend:
     """Answers through a pool of connections; one call holds one of them."""
 
-    def __init__(self, name: str, settings: OpenAISettings) -> None:
+    def __init__(self, name: str, settings: OpenAISettings, database: Database) -> None:
         self.name = name
-        self.capacity = settings.concurrency
         self._settings = settings
+        self._concurrency = Concurrency(settings.concurrency)
+        self._budget = SharedBudget(name, database)
+        self._in_flight = 0
         self._client: openai.AsyncOpenAI | None = None
+
+    @property
+    def capacity(self) -> int:
+        return self._concurrency.limit
 
     async def start(self) -> None:
         """Open the pool; nothing is asked of the provider yet."""
@@ -52,7 +65,7 @@ class OpenAIBackend:
             settings.timeout_seconds, connect=min(CONNECT_SECONDS, settings.timeout_seconds)
         )
         self._client = openai.AsyncOpenAI(
-            api_key=self._key(),
+            api_key=key_of(self.name, self._settings),
             base_url=settings.base_url or OPENAI_URL,
             max_retries=0,
             timeout=timeout,
@@ -60,6 +73,7 @@ class OpenAIBackend:
                 limits=connections, timeout=timeout, follow_redirects=True
             ),
         )
+        self._budget.start()
 
     async def models(self) -> list[str]:
         """Those of the settings, else the provider's own list; raises PassingError."""
@@ -73,23 +87,30 @@ class OpenAIBackend:
 
     async def answer(self, call: Call, emit: Emit) -> Answer:
         try:
-            request = openai_body.outgoing(call)
+            request = openai_body.outgoing(call, group=self._settings.groups_prompts)
         except msgspec.DecodeError as error:
             return Answer(status=400, body=error_body(str(error), "invalid_request_error"))
+        began = time.monotonic()
+        self._in_flight += 1
         try:
-            if call.stream:
-                return await self._stream(call, request, emit)
-            return await self._whole(call, request)
-        except openai.APIStatusError as error:
-            response = error.response
-            return refuse(self.name, response.status_code, response.content, response.headers)
-        except (openai.APITimeoutError, httpx2.TimeoutException):
-            raise self._failure("it did not answer in time", status=504) from None
-        except (openai.APIConnectionError, *_BROKEN) as error:
-            cause = error.__cause__ or error
-            raise self._failure(f"the connection failed ({type(cause).__name__})") from error
-        except NotAnAnswerError as error:
-            raise self._failure(str(error)) from None
+            answer = await self._ask(call, request, emit)
+        except PassingError as error:
+            if not error.counts or error.status in STRAINED:
+                self._concurrency.strained(began=began, now=time.monotonic())
+            raise
+        else:
+            self._concurrency.succeeded(self._in_flight)
+            if answer.status == 200:
+                self._budget.used(answer.usage.prompt_tokens + answer.usage.completion_tokens)
+            return answer
+        finally:
+            self._in_flight -= 1
+
+    async def admit(self, wanted: int) -> int:
+        return await self._budget.admit(wanted)
+
+    async def unused(self, number: int) -> None:
+        await self._budget.unused(number)
 
     async def health(self) -> None:
         """Ask for the provider's models; a provider that has no such list answered all the same."""
@@ -99,14 +120,43 @@ class OpenAIBackend:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+        await self._budget.close()
 
-    async def _whole(self, call: Call, request: Outgoing) -> Answer:
-        response = await self._post(call, request)
-        body, usage = openai_body.answer(response.content, call.model)
-        return Answer(body=body, usage=usage)
+    async def _ask(self, call: Call, request: Outgoing, emit: Emit) -> Answer:
+        sent_at = time.monotonic()
+        try:
+            response = await self._post(call, request)
+            self._heard(response, sent_at)
+            if call.stream:
+                return await self._stream(call, request, response, emit)
+            body, usage = openai_body.answer(response.content, call.model)
+            return Answer(body=body, usage=usage)
+        except openai.APIStatusError as error:
+            return self._refused(error.response, self._heard(error.response, sent_at))
+        except (openai.APITimeoutError, httpx2.TimeoutException):
+            raise self._failure("it did not answer in time", status=504) from None
+        except (openai.APIConnectionError, *_BROKEN) as error:
+            cause = error.__cause__ or error
+            raise self._failure(f"the connection failed ({type(cause).__name__})") from error
+        except NotAnAnswerError as error:
+            raise self._failure(str(error)) from None
 
-    async def _stream(self, call: Call, request: Outgoing, emit: Emit) -> Answer:
-        response = await self._post(call, request)
+    def _heard(self, response: httpx2.Response, sent_at: float) -> RateLimits:
+        limits = openai_limits.read(response.headers)
+        self._budget.heard(limits, sent_at=sent_at, in_flight=self._in_flight - 1)
+        return limits
+
+    def _refused(self, response: httpx2.Response, limits: RateLimits) -> Answer:
+        try:
+            return refuse(self.name, response.status_code, response.content, response.headers)
+        except PassingError as error:
+            if not error.counts:
+                self._budget.pause(limits.pause_seconds)
+            raise
+
+    async def _stream(
+        self, call: Call, request: Outgoing, response: httpx2.Response, emit: Emit
+    ) -> Answer:
         stream = ProviderStream(self.name, call, emit, usage_asked=request.usage_asked)
         async with aclosing(response), aclosing(response.aiter_bytes()) as received:
             async for part in received:
@@ -140,19 +190,6 @@ class OpenAIBackend:
         if self._client is None:
             raise self._failure("it is not open")
         return self._client
-
-    def _key(self) -> str:
-        if self._settings.api_key is not None:
-            return self._settings.api_key.get_secret_value()
-        variable = self._settings.key_variable
-        if variable is None:
-            return NO_KEY
-        try:
-            return os.environ[variable]
-        except KeyError:
-            raise ConfigurationError(
-                f"backends.{self.name}.api_key_env: {variable} is not set"
-            ) from None
 
     def _failure(self, reason: str, *, status: int = 502) -> PassingError:
         message = f"The provider of backend '{self.name}' failed: {reason}."

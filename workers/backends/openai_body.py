@@ -8,19 +8,24 @@ from dataclasses import dataclass
 
 import msgspec
 
+from carpool.states import Endpoint
 from workers.backends.protocol import Call, Usage
 
 Fields = dict[str, msgspec.Raw]
 
 _encode = msgspec.json.Encoder().encode
 _fields = msgspec.json.Decoder(Fields).decode
+KEY_FIELD = "prompt_cache_key"
 _TRUE = msgspec.Raw(b"true")
 _NULL = b"null"
+_KEYED = frozenset({Endpoint.CHAT})
+"""Those that take a ``prompt_cache_key``."""
 _ABORTED = re.compile(rb'"finish_reason"\s*:\s*"abort"')
 
 
 class _CachedTokens(msgspec.Struct, frozen=True):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct, frozen=True):
@@ -52,13 +57,16 @@ class Chunk:
     usage: Usage | None
 
 
-def outgoing(call: Call) -> Outgoing:
+def outgoing(call: Call, *, group: bool = False) -> Outgoing:
     """The client's body under the upstream model's name; a stream always reports its usage.
 
-    Raises msgspec.DecodeError where the body is not a JSON object.
+    With ``group`` a client that set no ``prompt_cache_key`` gets that of its prefix group. Raises
+    msgspec.DecodeError where the body is not a JSON object.
     """
     fields = _fields(call.body)
     fields["model"] = msgspec.Raw(_encode(call.upstream))
+    if group and call.endpoint in _KEYED and bytes(fields.get(KEY_FIELD, _NULL)) == _NULL:
+        fields[KEY_FIELD] = msgspec.Raw(_encode(cache_key(call)))
     options = fields.pop("stream_options", None)
     fields.pop("stream", None)
     usage_asked = False
@@ -71,6 +79,15 @@ def outgoing(call: Call) -> Outgoing:
         fields["stream"] = _TRUE
         fields["stream_options"] = msgspec.Raw(_encode(stream_options))
     return Outgoing(_encode(fields), usage_asked)
+
+
+def cache_key(call: Call) -> str:
+    """One for all of a team's requests whose first 1,024 bytes are the same.
+
+    Those are the leading 32 bits of the prefix key; OpenAI caches from 1,024 tokens up, and a key
+    of many more bits would part requests that could share.
+    """
+    return f"carpool-{call.team_id}-{call.prefix_key >> 32 & 0xFFFFFFFF:08x}"
 
 
 def answer(body: bytes, model: str) -> tuple[bytes, Usage]:
@@ -111,6 +128,7 @@ def usage(raw: msgspec.Raw | None) -> Usage | None:
     return Usage(
         prompt_tokens=used.prompt_tokens or 0,
         cached_tokens=(details.cached_tokens or 0) if details is not None else 0,
+        written_tokens=(details.cache_write_tokens or 0) if details is not None else 0,
         completion_tokens=used.completion_tokens or 0,
     )
 

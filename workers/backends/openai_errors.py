@@ -15,6 +15,9 @@ PASSING_STATUSES = frozenset({408, 409, 425, 429})
 OPERATOR_STATUSES = frozenset({401, 402})
 """The provider refuses the operator's key or account; the client can do nothing about it."""
 
+RATE_LIMITED = 429
+QUOTA_CODE = "insufficient_quota"
+TOO_LARGE = "Request too large"
 MESSAGE_CHARACTERS = 2000
 
 _PRINTABLE_KEY = re.compile(rb"sk-[A-Za-z0-9_*-]{8,}")
@@ -34,8 +37,20 @@ def refuse(backend: str, status: int, body: bytes, headers: Mapping[str, str]) -
             status=status if status >= 400 else 502,
             body=shaped,
             retry_after_seconds=retry_after(headers),
+            counts=not is_rate_limit(status, shaped),
         )
     return Answer(status=status, body=shaped)
+
+
+def is_rate_limit(status: int, shaped: bytes) -> bool:
+    """Whether an error in OpenAI's shape passes by waiting alone.
+
+    A 429 also says that the money is spent, or that one request is larger than the whole limit.
+    """
+    if status != RATE_LIMITED:
+        return False
+    error = msgspec.json.decode(shaped)["error"]
+    return error["code"] != QUOTA_CODE and not error["message"].startswith(TOO_LARGE)
 
 
 def openai_shaped(status: int, body: bytes) -> bytes:

@@ -21,6 +21,9 @@ class Call:
     body: bytes
     """The client's JSON, as it was sent."""
     stream: bool
+    team_id: int
+    prefix_key: int
+    """Of requests that share a long prefix the leading bits are the same (carpool.prefix)."""
     service_class: ServiceClass = ServiceClass.INTERACTIVE
 
 
@@ -30,6 +33,8 @@ class Usage:
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    written_tokens: int = 0
+    """Into the provider's cache; like the cached ones, some of the prompt's."""
     completion_tokens: int = 0
 
 
@@ -58,8 +63,10 @@ class Backend(Protocol):
     """
 
     name: str
-    capacity: int
-    """How many calls it takes at once, look-ahead included; valid once started."""
+
+    @property
+    def capacity(self) -> int:
+        """How many calls it takes at once now, look-ahead included; valid once started."""
 
     async def start(self) -> None:
         """Make it ready: load the engine, open the pool. Raises ConfigurationError or OSError."""
@@ -73,6 +80,16 @@ class Backend(Protocol):
         A streamed call emits each chunk as the engine makes it. Raises PassingError where another
         attempt may succeed, EngineDied where the engine is gone.
         """
+
+    async def admit(self, wanted: int) -> int:
+        """How many calls may start now, at most ``wanted``, which is at least 1; never raises.
+
+        They are taken off what all workers of the backend share. Those of them that do not start
+        are given back by `unused`, before the next `admit`.
+        """
+
+    async def unused(self, number: int) -> None:
+        """Give back calls that the last `admit` let start and that did not; never raises."""
 
     async def health(self) -> None:
         """Return if it can answer now; raise EngineDied or PassingError otherwise."""

@@ -76,6 +76,12 @@ class SimulatedBackend:
         finally:
             self.running -= 1
 
+    async def admit(self, wanted: int) -> int:
+        return wanted
+
+    async def unused(self, number: int) -> None:
+        """Nothing is shared with other workers."""
+
     async def health(self) -> None:
         """It is always well."""
 

@@ -60,6 +60,12 @@ class VLLMBackend:
     async def answer(self, call: Call, emit: Emit) -> Answer:
         return await self._started().answer(call, emit)
 
+    async def admit(self, wanted: int) -> int:
+        return wanted
+
+    async def unused(self, number: int) -> None:
+        """Each worker has an engine of its own."""
+
     async def health(self) -> None:
         await self._started().health()
 
