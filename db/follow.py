@@ -36,7 +36,12 @@ limit $1
 """
 FORLORN = """
 delete from queue q
-where q.ghost and not exists (select from queue f where f.leader = q.id)
+where q.id = any(array(
+    select g.id from queue g
+    where g.ghost and not exists (select from queue f where f.leader = g.id)
+    order by g.id limit 500
+))
+    and q.ghost
 returning q.id, q.epoch, q.owner
 """
 CHUNK = 500

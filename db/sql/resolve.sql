@@ -14,7 +14,15 @@ with answer as (
 ), done as (
     delete from queue q
     using answer a
-    where q.leader = a.leader and q.state = 4
+    where
+        q.ctid = any(array(
+            select f.ctid
+            from unnest($1::uuid[]) as l(id)
+            cross join lateral (
+                select w.ctid from queue w where w.leader = l.id and w.state = 4 for update
+            ) f
+        ))
+        and (q.leader = a.leader) is true -- no way to reach the rows by
     returning
         q.id, q.epoch, q.channel, q.team_id, q.key_id, q.model, q.streamed, q.attempts,
         q.batch_id, a.*
