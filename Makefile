@@ -10,7 +10,8 @@ run: install
 	$(BIN)/carpool up
 
 test: .venv/.dev .venv/.vllm
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not vllm"
+	$(BIN)/python -m pytest -m vllm
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
