@@ -184,8 +184,13 @@ def cells(
     *,
     live: Collection[str],
     priced: Priced = lambda leg: True,
+    patience: Mapping[str, float] | None = None,
 ) -> list[Cell]:
-    """What a backend, itself taken as up, may claim of a model now, given which others are up."""
+    """What a backend, itself taken as up, may claim of a model now, given which others are up.
+
+    ``patience`` names the backends that take their time, and below how many seconds left they
+    leave the lines of a batch to the legs behind them.
+    """
     legs_with_shares = [
         (leg, shares)
         for leg, shares in zip(legs, _ranges(legs), strict=True)
@@ -208,6 +213,11 @@ def cells(
                 found += _timed(model, leg, service_class)
             else:
                 found += _untimed(model, leg, shares, service_class, up)
+                slow = [(patience or {}).get(other.backend) for other, _ in up]
+                waits = [seconds for seconds in slow if seconds is not None]
+                if waits and service_class is ServiceClass.BATCH:
+                    hurried = msgspec.structs.replace(leg, left_seconds=max(waits))
+                    found += _timed(model, hurried, service_class)
     return found
 
 

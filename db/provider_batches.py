@@ -1,43 +1,20 @@
-"""Provider batches: what waits is gathered into them, and how each moves on.
+"""How a provider batch moves on, from one keeper's step to the next.
 
 A step names the state and the keeper that it leaves; where it changes no row, another process keeps
 the batch by now, and LostError is raised.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from carpool.states import ProviderBatchState, ServiceClass
-from db.claim import Group
+from carpool.states import ProviderBatchState
 from db.database import Fetches, Lane
 from db.pages import bounded
-from db.sql import load
 
-GATHER = load("gather")
-# Streams are answered live. The deadlines are taken to the minute, so that there are few.
-SURVEY = """
-select w.endpoint, w.batch_id, date_bin('1 minute', w.deadline, 'epoch') as deadline,
-    count(*)::integer as rows
-from (
-    select q.endpoint, q.batch_id, q.deadline, q.streamed from queue q
-    where q.model = $1 and q.team_id = $2 and q.rank = $3 and q.state = 0 and q.class = {class_}
-        and q.share is null
-    order by {order} limit $4
-) w
-where not w.streamed
-group by 1, 2, 3
-"""
-SURVEY_BY_PREFIX = SURVEY.format(class_=2, order="q.prefix_key, q.id")
-SURVEY_BY_AGE = SURVEY.format(class_=1, order="q.id")
-# Those of batches that are stopped are left to the sweep.
-DEADLINES = """
-select id, expires_at from batches where id = any($1::uuid[]) and status = 1 and not expiring
-"""
 COLUMNS = """
 id, backend, model, upstream, endpoint, completion_window, reason, state, deadline, lines, bytes,
 tokens, input_file, provider_id, provider_status, output_file, error_file, created_at, submitted_at
@@ -65,23 +42,27 @@ DISOWN = """
 update provider_batches set keeper = null, kept_until = null
 where backend = $1 and keeper = $2 and state < 3
 """
-STEP = (
-    """
+
+
+def _stepping(change: str, *, state: str) -> str:
+    """A step that the keeper alone takes, out of a state."""
+    return f"""
 update provider_batches set {change}
 where id = $1 and keeper = $2 and state = {state} and kept_until > now()
-returning """
-    + COLUMNS
+returning {COLUMNS}
+"""  # noqa: S608 - texts of this module
+
+
+MEASURED = _stepping("lines = $3, bytes = $4, tokens = $5", state="0")
+UPLOADED = _stepping("state = 1, input_file = $3", state="0")
+RECALLED = _stepping("state = 0, input_file = null", state="1")
+SUBMITTED = _stepping(
+    "state = 2, provider_id = $3, provider_status = $4, submitted_at = now()", state="1"
 )
-MEASURED = STEP.format(change="lines = $3, bytes = $4, tokens = $5", state=0)
-UPLOADED = STEP.format(change="state = 1, input_file = $3", state=0)
-RECALLED = STEP.format(change="state = 0, input_file = null", state=1)
-SUBMITTED = STEP.format(
-    change="state = 2, provider_id = $3, provider_status = $4, submitted_at = now()", state=1
-)
-WATCHED = STEP.format(change="provider_status = $3, output_file = $4, error_file = $5", state=2)
+WATCHED = _stepping("provider_status = $3, output_file = $4, error_file = $5", state="2")
 # Never while it owns a row: nobody would return that.
-ENDED = STEP.format(
-    change="state = 3, keeper = null, kept_until = null, error = $3, ended_at = now()",
+ENDED = _stepping(
+    "state = 3, keeper = null, kept_until = null, error = $3, ended_at = now()",
     state="any('{0,1,2}')",
 ).replace("returning", "and not exists (select from queue q where q.owner = $1) returning")
 FIND = f"select {COLUMNS} from provider_batches where id = $1"  # noqa: S608 - our own text
@@ -101,26 +82,6 @@ OPEN_TOKENS = """
 select coalesce(sum(tokens), 0)::bigint as tokens from provider_batches
 where backend = $1 and state < 3 and upstream = $2 and id <> $3
 """
-DURATIONS = """
-select recent.completion_window, recent.seconds
-from unnest($2::text[]) as w(completion_window)
-cross join lateral (
-    select p.completion_window, extract(epoch from p.ended_at - p.submitted_at)::float8 as seconds
-    from provider_batches p
-    where p.backend = $1 and p.completion_window = w.completion_window and p.state = 3
-        and p.provider_status in ('completed', 'expired')
-    order by p.ended_at desc limit $3
-) recent
-"""
-PAUSED = """
-select p.upstream
-from unnest($2::text[]) as w(completion_window)
-join provider_batches p on p.backend = $1 and p.completion_window = w.completion_window
-where p.state = 3 and p.ended_at > now() - make_interval(secs => $3) and p.error = $4
-"""
-
-RECENT_BATCHES = 200
-"""From so many of a window, the last ones, its waiting times are learned."""
 NO_ROOM = "token_limit_exceeded"
 """The error of a provider batch that the provider's enqueued-token limit kept out."""
 
@@ -157,16 +118,6 @@ class ProviderBatch(msgspec.Struct, frozen=True):
     submitted_at: datetime | None
 
 
-class Waiters(msgspec.Struct, frozen=True):
-    """Rows of a group that wait, and could be gathered: those of an endpoint and a deadline."""
-
-    group: Group
-    endpoint: int
-    batch_id: UUID | None
-    deadline: datetime | None
-    rows: int
-
-
 class Member(msgspec.Struct, frozen=True):
     """A row that a provider batch owns."""
 
@@ -175,84 +126,6 @@ class Member(msgspec.Struct, frozen=True):
     attempts: int
     team_id: int
     prefix_key: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gathering:
-    """What is to become one provider batch: so many rows of each group, if they fit."""
-
-    id: UUID
-    backend: str
-    model: str
-    upstream: str
-    endpoint: int
-    window: str
-    reason: str
-    takes: Mapping[Group, int]
-    rows: int
-    """How many rows of each group are looked at; those of `survey`."""
-    batches: Sequence[UUID]
-    """Whose rows fit the window."""
-    earliest: datetime
-    """Before it, the deadline of a row by itself does not fit the window."""
-    before: datetime | None
-    """From it on, another window fits a row by itself better."""
-    deadline: datetime | None
-
-
-async def survey(lane: Lane, groups: Sequence[Group], *, rows: int) -> list[Waiters]:
-    """What waits among the first so many rows of each group, but for what cannot be gathered."""
-    found = []
-    for group in groups:
-        batch = group.cell.service_class is ServiceClass.BATCH
-        query = SURVEY_BY_PREFIX if batch else SURVEY_BY_AGE
-        seen = await lane.fetch(query, group.cell.model, group.team_id, group.rank, rows)
-        found += [Waiters(group, *row) for row in seen]
-    batches = list({waiters.batch_id for waiters in found} - {None})
-    if not batches:
-        return found
-    deadlines = dict(await lane.fetch(DEADLINES, batches))
-    return [
-        msgspec.structs.replace(waiters, deadline=deadlines[waiters.batch_id])
-        if waiters.batch_id is not None
-        else waiters
-        for waiters in found
-        if waiters.batch_id is None or waiters.batch_id in deadlines
-    ]
-
-
-async def gather(
-    lane: Lane, wanted: Gathering, *, run: UUID, version: int, keeper: UUID, lease_seconds: float
-) -> int:
-    """Make a provider batch in GATHERED, kept by ``keeper``; how many rows it has, 0 for none made.
-
-    Nothing is gathered for a run that was ended, nor by routes of another ``version``.
-    """
-    groups = list(wanted.takes)
-    rows = await lane.fetch(
-        GATHER,
-        wanted.id,
-        run,
-        version,
-        wanted.model,
-        wanted.endpoint,
-        [group.cell.service_class for group in groups],
-        [group.team_id for group in groups],
-        [group.rank for group in groups],
-        [wanted.takes[group] for group in groups],
-        wanted.batches,
-        wanted.earliest,
-        wanted.before,
-        wanted.backend,
-        wanted.upstream,
-        wanted.window,
-        wanted.reason,
-        wanted.deadline,
-        keeper,
-        lease_seconds,
-        wanted.rows,
-    )
-    return int(rows[0]["lines"]) if rows else 0
 
 
 async def renew(lane: Lane, backend: str, keeper: UUID, lease_seconds: float) -> set[UUID]:
@@ -355,22 +228,6 @@ async def enqueued_tokens(lane: Fetches, backend: str, upstream: str, *, but: UU
     """The tokens of the open provider batches of a backend and upstream model, without one."""
     [row] = await lane.fetch(OPEN_TOKENS, backend, upstream, but)
     return int(row["tokens"])
-
-
-async def durations(lane: Fetches, backend: str, windows: Sequence[str]) -> dict[str, list[float]]:
-    """For each window, how many seconds its last provider batches took from submission to end."""
-    found: dict[str, list[float]] = {window: [] for window in windows}
-    for row in await lane.fetch(DURATIONS, backend, windows, RECENT_BATCHES):
-        found[row["completion_window"]].append(row["seconds"])
-    return found
-
-
-async def paused_models(
-    lane: Fetches, backend: str, windows: Sequence[str], *, seconds: float
-) -> set[str]:
-    """The upstream models for which the provider had no room so many seconds ago, or less."""
-    rows = await lane.fetch(PAUSED, backend, windows, seconds, NO_ROOM)
-    return {row["upstream"] for row in rows}
 
 
 async def _step(

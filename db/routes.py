@@ -25,7 +25,14 @@ from legs order by model, position
 STATE = """
 select
     (select version from routing) as version,
-    array(select distinct backend from runs where ended_at is null and accepting) as live
+    (
+        select coalesce(json_object_agg(up.backend, up.patience), '{}')::text
+        from (
+            select backend, max(patience_seconds) as patience
+            from runs where ended_at is null and accepting
+            group by backend
+        ) up
+    ) as live
 """
 PUT = """
 insert into routes (model, alias, cache_seconds, from_file) values ($1, $2, $3, $4)
@@ -52,6 +59,7 @@ BACKENDS = """
 select distinct backend from runs where ended_at is null or ended_at > now() - interval '7 days'
 union select backend from legs
 """
+_decode_live = msgspec.json.Decoder(dict[str, float | None]).decode
 CLASS_NAMES = ("interactive", "flex", "batch")
 BY_FILE = "file"
 BY_DISCOVERY = "discovery"
@@ -63,7 +71,13 @@ class Routing:
 
     version: int
     routes: Mapping[str, Route]
-    live: frozenset[str]
+    live: Mapping[str, float | None]
+    """The backends that are up, with the patience of those that take their time, in seconds."""
+
+    @property
+    def patience(self) -> dict[str, float]:
+        """Of the backends that take their time: below how many seconds left they do not."""
+        return {backend: left for backend, left in self.live.items() if left is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +98,7 @@ async def read_routing(database: Fetches) -> Routing:
     return Routing(
         version=state["version"],
         routes={model: resolved(model, routes) for model in routes},
-        live=frozenset(state["live"]),
+        live=_decode_live(state["live"]),
     )
 
 

@@ -26,6 +26,10 @@ set state = case when lost >= 2 then 3 else 0 end, owner_kind = 0, owner = null
 where id = any($2::uuid[]) and owner = $1
 """
 ACCEPT = "update runs set accepting = $2 where id = $1 and ended_at is null"
+PATIENCE = """
+update runs set patience_seconds = $2
+where id = $1 and ended_at is null and patience_seconds is distinct from $2
+"""
 END = "update runs set ended_at = now(), in_flight = 0 where id = $1 and ended_at is null"
 
 MAX_RUNS_PER_BACKEND = 1024
@@ -59,6 +63,11 @@ async def beat_run(lane: Lane, run: UUID, held: Sequence[tuple[UUID, int]]) -> B
 async def set_accepting(lane: Lane, run: UUID, *, accepting: bool) -> None:
     """Say whether a run takes new requests; of one that does not, a route's next takes over."""
     await lane.fetch(ACCEPT, run, accepting)
+
+
+async def set_patience(lane: Lane, run: UUID, seconds: float) -> None:
+    """Say below how many seconds left a run leaves requests to the route's next."""
+    await lane.fetch(PATIENCE, run, seconds)
 
 
 async def release_strays(lane: Lane, run: UUID, strays: Sequence[UUID]) -> None:

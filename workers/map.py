@@ -31,7 +31,8 @@ class Map:
         self._own = own
         self._prices = PriceList()
         self._read_at = -math.inf
-        self._routing = Routing(version=0, routes={}, live=frozenset())
+        self._routing = Routing(version=0, routes={}, live={})
+        self._seen: tuple[int, str] | None = None
 
     @property
     def version(self) -> int:
@@ -41,13 +42,12 @@ class Map:
     async def read(self, lane: Lane) -> bool:
         """Look whether anything has changed; True where the cells were made anew."""
         [state] = await lane.fetch(STATE)
-        live = frozenset(state["live"])
         now = time.monotonic()
-        if (state["version"], live) == (self._routing.version, self._routing.live) and (
-            now - self._read_at < REREAD_SECONDS
-        ):
+        seen = (state["version"], state["live"])
+        if seen == self._seen and now - self._read_at < REREAD_SECONDS:
             return False
         self._routing = await read_routing(lane)
+        self._seen = seen
         self._prices = await list_prices(lane)
         self._read_at = now
         self.cells = [
@@ -59,6 +59,7 @@ class Map:
                 self._backend,
                 live=self._routing.live,
                 priced=partial(self._affordable, model),
+                patience=self._routing.patience,
             )
         ]
         named = {name for cell in self.cells for name in (*(cell.teams or ()), *cell.but_teams)}

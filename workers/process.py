@@ -21,8 +21,8 @@ from carpool.ids import new_id
 from carpool.notices import CHANGED_CHANNEL
 from carpool.settings import OpenAIBatchSettings, Settings
 from db.database import Database, DatabaseAway
-from db.processes import Process
 from db.prices import ensure_prices
+from db.processes import Process
 from db.routes import discover_routes, ensure_routes
 from db.sweeper import Sweeper
 from workers.backends import registry
@@ -67,9 +67,7 @@ class Worker:
         self._doorbell = Doorbell(redis_url, timeout_seconds=settings.redis_timeout_seconds)
         self._broker = make_broker(redis_url, timeout_seconds=settings.redis_timeout_seconds)
         self._process = Process(new_id(), "worker", settings.seat)
-        self._backend: Backend = registry.make(
-            backend, settings.backends[backend], self._database
-        )
+        self._backend: Backend = registry.make(backend, settings.backends[backend], self._database)
         self._run: Run | ProviderRun | None = None
         self._free = asyncio.Event()
         self._free.set()

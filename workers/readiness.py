@@ -47,10 +47,11 @@ class Readiness:
 
     @property
     def pause_seconds(self) -> float | None:
-        """How long to wait for the next probe; None where none is needed."""
-        if not self._breaker.is_open:
+        """How long to wait until one call may probe; None where no wait would help."""
+        if not self._healthy or not self._breaker.is_open:
             return None
-        return max(0.0, self._breaker.probe_at - time.monotonic())
+        pause = self._breaker.probe_at - time.monotonic()
+        return pause if pause > 0 else None
 
     def started(self, calls: int) -> None:
         """So many calls have begun."""

@@ -72,6 +72,7 @@ class Run:
         self._ended = False
         self._wake = asyncio.Event()
         self._look_now = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
     def drain(self) -> None:
         """Claim no more; `serve` returns when what is held is answered or handed back."""
@@ -166,8 +167,12 @@ class Run:
         return True
 
     def _wake_in(self, seconds: float | None) -> None:
+        """Wake once; of bells that ring meanwhile each would leave a timer of its own."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if seconds is not None:
-            asyncio.get_running_loop().call_later(seconds, self._wake.set)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
 
     async def _execute(self, claimed: Claim) -> None:
         try:

@@ -1,5 +1,6 @@
 -- Makes a provider batch of rows that wait, and makes them its own, in one transaction: batch rows in
--- the order of their prefix key and flex rows by age, a number of each (class, team, rank).
+-- the order of their prefix key and flex rows by age, a number of each (class, team, rank); where the
+-- model's route cuts shares, those from $21 up to but without $22 (for other rows -1).
 --
 -- Found, locked and reached as in claim_by_prefix; like a claim, it takes nothing for a run that was
 -- ended, nor by routes that have changed. Of the first $20 rows of a group it takes those of one
@@ -12,8 +13,9 @@ with taken as (
         q.ctid = any(
             array(
                 select picked.ctid
-                from unnest($6::smallint[], $7::integer[], $8::smallint[], $9::integer[])
-                    as pick(class, team_id, rank, take)
+                from unnest(
+                    $6::smallint[], $7::integer[], $8::smallint[], $9::integer[], $21::integer[]
+                ) as pick(class, team_id, rank, take, share)
                 cross join lateral (
                     select looked.ctid
                     from (
@@ -36,12 +38,14 @@ with taken as (
                         )
                     limit pick.take
                 ) picked
-                where pick.class = 2 and exists (select from routing where version = $3)
+                where
+                    pick.class = 2 and pick.share < 0
+                    and exists (select from routing where version = $3)
             )
             || array(
                 select picked.ctid
-                from unnest($6::smallint[], $7::integer[], $9::integer[])
-                    as pick(class, team_id, take)
+                from unnest($6::smallint[], $7::integer[], $9::integer[], $21::integer[])
+                    as pick(class, team_id, take, share)
                 cross join lateral (
                     select looked.ctid
                     from (
@@ -60,7 +64,39 @@ with taken as (
                         and ($12::timestamptz is null or looked.deadline < $12)
                     limit pick.take
                 ) picked
-                where pick.class = 1 and exists (select from routing where version = $3)
+                where
+                    pick.class = 1 and pick.share < 0
+                    and exists (select from routing where version = $3)
+            )
+            || array(
+                select picked.ctid
+                from unnest(
+                    $6::smallint[], $7::integer[], $9::integer[], $21::integer[], $22::integer[]
+                ) as pick(class, team_id, take, share, below)
+                cross join lateral (
+                    select looked.ctid
+                    from (
+                        select w.ctid, w.endpoint, w.streamed, w.batch_id, w.deadline
+                        from queue w
+                        where
+                            w.model = $4 and w.class = pick.class and w.team_id = pick.team_id
+                            and w.state = 0 and w.share is not null
+                            and w.share >= pick.share and w.share < pick.below
+                        order by w.share, w.id
+                        limit $20
+                        for update skip locked
+                    ) looked
+                    where
+                        looked.endpoint = $5 and not looked.streamed
+                        and (
+                            looked.batch_id = any($10::uuid[])
+                            or looked.batch_id is null
+                            and coalesce(looked.deadline, 'infinity') >= $11
+                            and ($12::timestamptz is null or looked.deadline < $12)
+                        )
+                    limit pick.take
+                ) picked
+                where pick.share >= 0 and exists (select from routing where version = $3)
             )
         )
         and (select true from runs where id = $2 and ended_at is null for share)

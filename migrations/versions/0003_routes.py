@@ -56,7 +56,9 @@ create view served as
         where r.alias is not null
     )
     select distinct c.model, l.backend from chain c join legs l on l.model = c.target;
-alter table runs add column accepting boolean not null default true;
+alter table runs
+    add column accepting boolean not null default true,
+    add column patience_seconds float8;
 """
 
 # A row has its share of the traffic only where its model's route cuts some when it comes; each row

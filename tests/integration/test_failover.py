@@ -68,7 +68,7 @@ async def ask(http: httpx.AsyncClient, **fields: object) -> httpx.Response:
 
 
 async def answers_of(http: httpx.AsyncClient, backend: str) -> bool:
-    return (await ask(http)).headers.get("x-carpool-backend") == backend
+    return bool((await ask(http)).headers.get("x-carpool-backend") == backend)
 
 
 async def test_what_a_hung_provider_holds_is_answered_by_the_next(

@@ -170,7 +170,10 @@ def test_nul_is_found_where_a_text_holds_it_and_nowhere_else(text: str) -> None:
     assert holds_nul(msgspec.json.encode({text: 1})) == ("\0" in text)
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50), st.integers(0, 2))
+whole_texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50)
+
+
+@given(whole_texts, st.integers(0, 2))
 def test_the_prefix_is_the_prompts_whatever_stands_before_it(text: str, temperature: int) -> None:
     messages = [{"role": "user", "content": text}]
     one = taken({"model": "m", "messages": messages})

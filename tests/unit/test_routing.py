@@ -113,6 +113,19 @@ def test_little_time_left_is_about_batches_alone() -> None:
     )
 
 
+def test_what_a_patient_backend_has_no_time_for_is_left_to_the_legs_behind_it() -> None:
+    legs = [Leg(backend="a", classes=("flex", "batch")), Leg(backend="b")]
+    found = cells("m", legs, "b", live={"a", "b"}, patience={"a": 7200.0})
+    batch = [cell for cell in found if cell.service_class is ServiceClass.BATCH]
+    assert {(cell.kind, cell.seconds) for cell in batch} == {(Kind.LEFT, 7200.0)}
+    assert not [cell for cell in found if cell.service_class is ServiceClass.FLEX]
+    assert not [
+        cell
+        for cell in cells("m", legs, "b", live={"a", "b"})
+        if cell.service_class is ServiceClass.BATCH
+    ]
+
+
 def test_a_leg_that_is_too_dear_is_not_there() -> None:
     legs = [Leg(backend="a", max_price=1), Leg(backend="b", upstream="big")]
     assert cells("m", legs, "a", live={"a", "b"}, priced=lambda leg: False) == []

@@ -1,0 +1,422 @@
+"""Rows of a provider batch are its own until they are moved; each step is its keeper's alone."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+
+from carpool.ids import new_id
+from carpool.routing import Cell, Kind
+from carpool.states import Outcome, OwnerKind, QueueState, ServiceClass
+from db import provider_batches as steps
+from db.claim import Group
+from db.database import Lane
+from db.end import CANCELLED, end_requests
+from db.finish import NOT_MINE, Failure, Finisher, Result
+from db.gathering import Gathering, Waiters, durations, paused_models, survey
+from db.gathering import gather as gather_rows
+from db.provider_batches import LostError, ProviderBatch
+from db.routes import routing_version
+from db.sweep import sweep
+
+if TYPE_CHECKING:
+    from tests.integration.db_fixtures import Bench, TestRun
+
+pytest_plugins = ("tests.integration.db_fixtures",)
+
+BACKEND, MODEL, TEAM = "engine", "tiny", 1
+CELLS = {
+    service_class: Cell(
+        model=MODEL, upstream="theirs", service_class=service_class, kind=Kind.WHOLE, teams=None
+    )
+    for service_class in ServiceClass
+}
+ME, OTHER = UUID(int=1), UUID(int=2)
+LEASE_SECONDS = 15.0
+BATCH = {"service_class": ServiceClass.BATCH}
+FLEX = {"service_class": ServiceClass.FLEX}
+LAPSE = "update provider_batches set kept_until = now() - interval '1 second' where id = $1"
+ROWS = 2000
+WINDOW = "24h"
+
+
+def group(service_class: ServiceClass = ServiceClass.BATCH, **changes: Any) -> Group:
+    values: dict[str, Any] = {"cell": CELLS[service_class], "team_id": TEAM}
+    return Group(**(values | changes))
+
+
+def wanted(take: int = 100, **changes: Any) -> Gathering:
+    """So many batch rows of the usual team, whatever their deadline, unless told otherwise."""
+    values: dict[str, Any] = {
+        "id": new_id(),
+        "backend": BACKEND,
+        "model": MODEL,
+        "upstream": "theirs",
+        "endpoint": 0,
+        "window": WINDOW,
+        "reason": "It is cheap.",
+        "takes": {group(): take},
+        "rows": 10_000,
+        "batches": [],
+        "earliest": datetime.now(UTC),
+        "before": None,
+        "deadline": None,
+    }
+    return Gathering(**(values | changes))
+
+
+async def gather(run: "TestRun", gathering: Gathering, *, keeper: UUID = ME) -> int:
+    return await gather_rows(
+        run.lane,
+        gathering,
+        run=run.id,
+        version=await routing_version(run.lane),
+        keeper=keeper,
+        lease_seconds=LEASE_SECONDS,
+    )
+
+
+async def gathered(bench: "Bench", number: int = 3, **columns: Any) -> ProviderBatch:
+    """A provider batch of ours in GATHERED, of so many rows."""
+    run = await bench.run()
+    await bench.fill(number, **(BATCH | columns))
+    gathering = wanted(number)
+    assert await gather(run, gathering) == number
+    found = await steps.find(run.lane, gathering.id)
+    assert found is not None
+    return found
+
+
+async def test_what_fits_is_taken_and_all_else_waits_on(bench: "Bench") -> None:
+    """One endpoint, no streams, the model and team asked for; batch rows, and flex rows by age."""
+    run = await bench.run()
+    taken = await bench.fill(3, **BATCH)
+    taken += await bench.fill(2, **FLEX)
+    others: list[dict[str, Any]] = [
+        {"endpoint": 2},
+        {"streamed": True},
+        {"team_id": 2},
+        {"model": "other"},
+        {"service_class": ServiceClass.INTERACTIVE},
+        {"share": 5},
+    ]
+    left = [i for changes in others for i in await bench.fill(2, **(BATCH | changes))]
+    gathering = wanted(takes={group(): 100, group(ServiceClass.FLEX): 100})
+    assert await gather(run, gathering) == 5
+    found = await steps.find(run.lane, gathering.id)
+    assert found is not None
+    assert (found.state, found.lines, found.reason) == (0, 5, "It is cheap.")
+    for identifier in taken:
+        row = await bench.row(identifier)
+        assert (row["state"], row["owner"], row["owner_kind"], row["epoch"]) == (
+            QueueState.CLAIMED,
+            gathering.id,
+            OwnerKind.PROVIDER_BATCH,
+            1,
+        )
+    assert {(await bench.row(identifier))["state"] for identifier in left} == {0}
+
+
+async def test_members_come_by_their_prefixes_with_their_bodies(bench: "Bench") -> None:
+    run = await bench.run()
+    keys = [5, -3, 9, 0]
+    ids = [(await bench.fill(1, prefix_key=key, body=b"body %d" % key, **BATCH))[0] for key in keys]
+    gathering = wanted(3)
+    await gather(run, gathering)
+    members = await steps.members(run.lane, gathering.id)
+    assert [member.id for member in members] == [ids[1], ids[3], ids[0]]
+    found = await steps.bodies(run.lane, [member.id for member in members])
+    assert found == [(ids[1], b"body -3"), (ids[3], b"body 0"), (ids[0], b"body 5")]
+
+
+async def test_bodies_come_as_memory_holds_them(bench: "Bench") -> None:
+    """At least one, and no page much larger than its limit, however many are asked for."""
+    ids = await bench.fill(4, body=b"x" * 3_000_000)
+    seen: list[UUID] = []
+    while len(seen) < 4:
+        page = await steps.bodies(bench.lane(), ids[len(seen) :])
+        assert 1 <= len(page) <= 3
+        seen += [identifier for identifier, _ in page]
+    assert seen == ids
+
+
+@pytest.mark.parametrize("service_class", [ServiceClass.FLEX, ServiceClass.BATCH])
+async def test_of_traffic_that_is_cut_a_share_is_taken(
+    bench: "Bench", service_class: ServiceClass
+) -> None:
+    run = await bench.run()
+    for share in (0, 499, 500, 600, 9999, None):
+        await bench.fill(1, share=share, service_class=service_class)
+    cell = Cell(
+        model=MODEL,
+        upstream="theirs",
+        service_class=service_class,
+        kind=Kind.SHARE,
+        teams=None,
+        shares=(500, 9999),
+    )
+    part = group(cell=cell)
+    [found] = await survey(run.lane, [part], rows=10)
+    assert found.rows == 2
+    assert await gather(run, wanted(takes={part: 10})) == 2
+    taken = await bench.sql("select share from queue where state = 1 order by share")
+    assert [row["share"] for row in taken] == [500, 600]
+
+
+async def test_what_does_not_fit_stands_in_nobodys_way(bench: "Bench") -> None:
+    """Though it comes first; of what fits, no more is taken than was asked for."""
+    run = await bench.run()
+    await bench.fill(50, streamed=True, prefix_key=-5, **BATCH)
+    ids = await bench.fill(5, **BATCH)
+    assert await gather(run, wanted(3)) == 3
+    assert await bench.value("select count(*) from queue where state = 1") == 3
+    assert [(await bench.row(identifier))["state"] for identifier in ids] == [1, 1, 1, 0, 0]
+
+
+async def test_nothing_is_gathered_where_nothing_fits(bench: "Bench") -> None:
+    run = await bench.run()
+    await bench.fill(2, **BATCH)
+    assert await gather(run, wanted(endpoint=2)) == 0
+    assert await bench.value("select count(*) from provider_batches") == 0
+
+
+async def test_a_run_that_was_ended_gathers_nothing(bench: "Bench") -> None:
+    run = await bench.run()
+    await bench.fill(2, **BATCH)
+    await bench.sql("update runs set ended_at = now()")
+    assert await gather(run, wanted()) == 0
+
+
+async def test_nothing_is_gathered_by_routes_that_have_changed(bench: "Bench") -> None:
+    run = await bench.run()
+    await bench.fill(2, **BATCH)
+    version = await routing_version(run.lane)
+    await bench.route("another")
+    got = await gather_rows(
+        run.lane, wanted(), run=run.id, version=version, keeper=ME, lease_seconds=LEASE_SECONDS
+    )
+    assert got == 0
+
+
+async def test_a_window_takes_only_rows_with_the_time_for_it(bench: "Bench") -> None:
+    run = await bench.run()
+    now = datetime.now(UTC)
+    hours: list[float | None] = [1, 5, 30, None]
+    ids = [
+        (await bench.fill(1, deadline=None if h is None else now + timedelta(hours=h), **FLEX))[0]
+        for h in hours
+    ]
+    takes = {group(ServiceClass.FLEX): 10}
+    some = wanted(takes=takes, earliest=now + timedelta(hours=2), before=now + timedelta(hours=24))
+    assert await gather(run, some) == 1
+    assert (await bench.row(ids[1]))["owner"] == some.id
+    patient = wanted(takes=takes, earliest=now + timedelta(hours=24))
+    assert await gather(run, patient) == 2
+    assert (await bench.row(ids[0]))["state"] == QueueState.WAITING
+
+
+async def test_rows_of_a_batch_go_by_its_deadline(bench: "Bench") -> None:
+    """The survey tells the batches' deadlines, leaves out the stopped, and only the named go."""
+    run = await bench.run()
+    batches = [new_id() for _ in range(3)]
+    for batch, status in zip(batches, (1, 1, 3), strict=True):
+        [row] = await bench.fill(1, **BATCH)
+        await bench.sql("update queue set batch_id = $1 where id = $2", batch, row)
+        await bench.sql(
+            """insert into batches (id, team_id, key_id, endpoint, completion_window,
+                input_file_id, fingerprint, status, expires_at)
+            values ($1, $2, $1, 0, '24h', 'file', $1, $3, now() + interval '5 hours')""",
+            *(batch, TEAM, status),
+        )
+    found = await survey(run.lane, [group()], rows=10)
+    assert {waiters.batch_id for waiters in found} == set(batches[:2])
+    for waiters in found:
+        assert waiters.deadline is not None
+        left = waiters.deadline - datetime.now(UTC)
+        assert timedelta(hours=4) < left < timedelta(hours=6)
+    assert await gather(run, wanted(batches=[batches[0]])) == 1
+
+
+async def test_the_survey_counts_what_may_go_by_endpoint(bench: "Bench") -> None:
+    run = await bench.run()
+    await bench.fill(3, **BATCH)
+    await bench.fill(2, endpoint=2, **BATCH)
+    await bench.fill(4, streamed=True, **BATCH)
+    mine = group()
+    found = await survey(run.lane, [mine], rows=100)
+    assert sorted(found, key=lambda w: w.endpoint) == [
+        Waiters(mine, 0, None, None, 3),
+        Waiters(mine, 2, None, None, 2),
+    ]
+    assert sum(w.rows for w in await survey(run.lane, [mine], rows=4)) <= 4
+
+
+async def test_gatherers_share_no_row_and_lose_none(bench: "Bench") -> None:
+    ids = await bench.fill(ROWS, **BATCH)
+    runs = [await bench.run() for _ in range(3)]
+
+    async def work(run: "TestRun") -> int:
+        total = 0
+        while await bench.value("select count(*) from queue where state = 0"):
+            total += await gather(run, wanted(64))
+        return total
+
+    assert sum(await asyncio.gather(*(work(run) for run in runs))) == ROWS
+    [counted] = await bench.sql("select sum(lines) as lines, count(*) from provider_batches")
+    assert counted["lines"] == len(ids)
+    owners = await bench.sql("select distinct owner from queue where epoch = 1 and owner_kind = 2")
+    assert len(owners) == counted["count"]
+
+
+async def test_the_sweep_leaves_rows_of_provider_batches_alone(bench: "Bench") -> None:
+    """Not even when the run that gathered them, its process and its keeper are dead."""
+    batch = await gathered(bench)
+    await bench.sql("update processes set ended_at = now()")
+    await bench.sql(LAPSE, batch.id)
+    await sweep(bench.lane(), lease_seconds=LEASE_SECONDS, grace_seconds=1)
+    assert await steps.count_members(bench.lane(), batch.id) == 3
+
+
+async def test_a_request_that_is_cancelled_leaves_its_provider_batch(bench: "Bench") -> None:
+    batch = await gathered(bench)
+    lane = bench.lane()
+    members = await steps.members(lane, batch.id)
+    await end_requests(lane, [member.id for member in members], CANCELLED)
+    assert not await steps.any_member(lane, batch.id)
+
+
+async def test_answers_end_its_rows_once(bench: "Bench") -> None:
+    """Also those of a claim before: another epoch is another claim."""
+    batch = await gathered(bench)
+    lane = bench.lane()
+    finisher = Finisher(batch.id, BACKEND, "worker", lambda *_: None)
+    first, second, third = await steps.members(lane, batch.id)
+    answer = result_of(first)
+    assert await finisher.finish(lane, [answer], False) == [None]
+    assert await finisher.finish(lane, [answer], False) == [NOT_MINE]
+    await finisher.release(lane, [(second.id, second.epoch)])
+    assert await finisher.finish(lane, [result_of(second)], False) == [NOT_MINE]
+    await finisher.retry(
+        lane, [Failure(id=third.id, epoch=third.epoch, delay_seconds=0, error="batch_expired")]
+    )
+    assert (await bench.row(third.id))["attempts"] == 1
+    stored = await bench.result(first.id)
+    assert (stored["run_id"], stored["backend"]) == (batch.id, BACKEND)
+
+
+async def test_the_way_of_a_provider_batch(bench: "Bench") -> None:
+    batch, lane = await gathered(bench), bench.lane()
+    batch = await steps.measured(lane, ME, batch, lines=2, size=100, tokens=25)
+    assert (batch.lines, batch.bytes, batch.tokens, batch.state) == (2, 100, 25, 0)
+    batch = await steps.uploaded(lane, ME, batch, "file-1")
+    batch = await steps.recalled(lane, ME, batch)
+    assert (batch.state, batch.input_file) == (0, None)
+    batch = await steps.uploaded(lane, ME, batch, "file-2")
+    assert (batch.state, batch.input_file) == (1, "file-2")
+    batch = await steps.submitted(lane, ME, batch, "batch_1", "validating")
+    assert (batch.state, batch.provider_id) == (2, "batch_1")
+    batch = await steps.watched(
+        lane, ME, batch, status="completed", output_file="out", error_file=None
+    )
+    assert (batch.provider_status, batch.output_file) == ("completed", "out")
+    with pytest.raises(LostError):  # it owns rows
+        await steps.ended(lane, ME, batch, None)
+    await bench.sql("delete from queue")
+    await steps.ended(lane, ME, batch, None)
+    assert (await durations(lane, BACKEND, [WINDOW]))[WINDOW][0] >= 0
+
+
+Step = Callable[[Lane, UUID, ProviderBatch], Awaitable[Any]]
+STEPS: dict[str, tuple[tuple[int, ...], Step]] = {
+    "measured": (
+        (0,),
+        lambda lane, me, batch: steps.measured(lane, me, batch, lines=1, size=1, tokens=1),
+    ),
+    "uploaded": ((0,), lambda lane, me, batch: steps.uploaded(lane, me, batch, "file")),
+    "recalled": ((1,), steps.recalled),
+    "submitted": ((1,), lambda lane, me, batch: steps.submitted(lane, me, batch, "id", "status")),
+    "watched": (
+        (2,),
+        lambda lane, me, batch: steps.watched(
+            lane, me, batch, status="s", output_file=None, error_file=None
+        ),
+    ),
+    "ended": ((0, 1, 2), lambda lane, me, batch: steps.ended(lane, me, batch, None)),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+async def test_a_step_is_its_keepers_from_its_state_for_the_time_of_its_lease(
+    bench: "Bench", name: str
+) -> None:
+    leaves, step = STEPS[name]
+    batch, lane = await gathered(bench), bench.lane()
+    await bench.sql("delete from queue")
+    for state in range(4):
+        await bench.sql("update provider_batches set state = $1", state)
+        with pytest.raises(LostError):
+            await step(lane, OTHER, batch)
+        await bench.sql(LAPSE, batch.id)
+        with pytest.raises(LostError):
+            await step(lane, ME, batch)
+        await bench.sql("update provider_batches set kept_until = now() + interval '9 seconds'")
+        if state not in leaves:
+            with pytest.raises(LostError):
+                await step(lane, ME, batch)
+    await bench.sql("update provider_batches set state = $1, keeper = $2", leaves[-1], ME)
+    await step(lane, ME, batch)
+
+
+async def test_what_nobody_keeps_is_adopted_by_one(bench: "Bench") -> None:
+    """Not while its lease lasts; at once when it was disowned; by one of two who try together."""
+    batch, lane, second = await gathered(bench), bench.lane(), bench.lane()
+    me, other, third = [(await bench.run()).id for _ in range(3)]
+    await bench.sql("update provider_batches set keeper = $1", me)
+    assert await steps.adopt(lane, BACKEND, OTHER, LEASE_SECONDS) == []
+    assert await steps.renew(lane, BACKEND, me, LEASE_SECONDS) == {batch.id}
+    await steps.disown(lane, BACKEND, me)
+    got = await asyncio.gather(
+        steps.adopt(lane, BACKEND, other, LEASE_SECONDS),
+        steps.adopt(second, BACKEND, third, LEASE_SECONDS),
+    )
+    assert sorted(len(found) for found in got) == [0, 1]
+    assert await steps.renew(lane, BACKEND, me, LEASE_SECONDS) == set()
+    assert await steps.adopt(lane, "another", OTHER, LEASE_SECONDS) == []
+
+
+async def test_what_an_ended_run_kept_is_adopted_before_its_lease_lapses(bench: "Bench") -> None:
+    batch, lane = await gathered(bench), bench.lane()
+    run = await bench.run()
+    await bench.sql("update provider_batches set keeper = $1", run.id)
+    await bench.sql("update runs set ended_at = now() where id = $1", run.id)
+    assert [b.id for b in await steps.adopt(lane, BACKEND, OTHER, LEASE_SECONDS)] == [batch.id]
+
+
+async def test_tokens_of_open_batches_add_up(bench: "Bench") -> None:
+    first, second, lane = await gathered(bench), await gathered(bench), bench.lane()
+    for batch in (first, second):
+        await steps.measured(lane, ME, batch, lines=3, size=1, tokens=40)
+    assert await steps.open_tokens(lane, first) == 40
+    assert await steps.enqueued_tokens(lane, BACKEND, "theirs", but=new_id()) == 80
+    await bench.sql("delete from queue")
+    await steps.ended(lane, ME, second, steps.NO_ROOM)
+    assert await steps.open_tokens(lane, first) == 0
+    paused = await paused_models(lane, BACKEND, [WINDOW], seconds=60)
+    assert paused == {"theirs"}
+    assert await paused_models(lane, BACKEND, [WINDOW], seconds=0) == set()
+
+
+def result_of(member: steps.Member) -> Result:
+    """A success for a member."""
+    return Result(
+        id=member.id,
+        epoch=member.epoch,
+        outcome=Outcome.COMPLETED,
+        status_code=200,
+        body=b"answer",
+        attempts=1,
+        upstream="theirs",
+    )
