@@ -146,8 +146,10 @@ def check(
                 f"{where}.left_seconds",
             )
     total = sum(leg.share or 0 for leg in route.legs)
-    if total > 100:
-        raise RouteError(f"The shares of the legs come to {total:g} %.", "legs")
+    cut = round(total * SHARES / 100)
+    if cut > SHARES or (cut < SHARES and all(leg.share is not None for leg in route.legs)):
+        rest = "." if cut > SHARES else ", and no leg takes the rest."
+        raise RouteError(f"The shares of the legs come to {total:g} %{rest}", "legs")
 
 
 def _check_alias(model: str, route: Route, routes: Mapping[str, Route]) -> None:
@@ -255,10 +257,6 @@ def _untimed(
             for other, taken in up
             if other.teams is None or (team and team in other.teams)
         ]
-        whole = any(
-            taken is None and (other.teams is None or (team and team in other.teams))
-            for other, taken in up
-        )
         teams = frozenset({team}) if team else None
         but_teams = frozenset() if team else named
         common = {
@@ -268,10 +266,11 @@ def _untimed(
             "teams": teams,
             "but_teams": but_teams,
         }
-        if shares is None and not whole:
-            yield Cell(kind=Kind.WHOLE, **common)  # type: ignore[arg-type]
         for free in _without(shares or ALL_SHARES, taken):
             yield Cell(kind=Kind.SHARE, shares=free, **common)  # type: ignore[arg-type]
+            # What came before the route cut shares goes with the last of them.
+            if free[0] < SHARES <= free[1]:
+                yield Cell(kind=Kind.WHOLE, **common)  # type: ignore[arg-type]
 
 
 def _ranges(legs: Sequence[Leg]) -> list[tuple[int, int] | None]:

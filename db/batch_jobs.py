@@ -118,6 +118,8 @@ class QueuedLine(msgspec.Struct, frozen=True):
     custom_id: str
     share: int | None
     prefix_key: int
+    twin: UUID | None
+    """What identical lines of the batch have in common, where they are answered alike."""
 
 
 class EndedLine(msgspec.Struct, frozen=True):
@@ -208,6 +210,7 @@ async def queue_lines(
         [line.custom_id for line in lines],
         [line.share for line in lines],
         [line.prefix_key for line in lines],
+        [line.twin for line in lines],
     )
     return bool(rows)
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from carpool.routing import Cell, Kind
+from carpool.ids import id_at
+from carpool.routing import ALL_SHARES, Cell, Kind
 from carpool.states import OwnerKind, ServiceClass
 from db.database import Lane
 from db.routes import routing_version
@@ -83,14 +84,14 @@ class Claim(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Rows that wait alike: of one cell and team; or suspects lost alike, of whatever team."""
+    """Rows that wait alike: of one cell and team; of suspects, those lost alike."""
 
     cell: Cell
     team_id: int
     rank: int = 0
     """Of batches alone: lower goes first within its team."""
     lost: int = 0
-    """Above 0: the suspects of the cell's model that were lost so often."""
+    """Above 0: the suspects that were lost so often."""
     batch: UUID | None = None
     """Of a batch near its deadline alone."""
 
@@ -153,8 +154,10 @@ async def waiting(
     by_age = _classes(cells, of_shares=False)
     for row in await lane.fetch(WAITING, models, by_age):
         if row["lost"]:
-            cell = next(cell for cell in cells if cell.model == row["model"])
-            found.append(First(Group(cell=cell, team_id=0, lost=row["lost"]), 0, row["id"]))
+            for cell in _fitting(cells, row, teams):
+                if _suspects(cell, row["share"], row["id"]):
+                    group = Group(cell=cell, team_id=row["team_id"], lost=row["lost"])
+                    found.append(First(group, 0, row["id"]))
             continue
         by_prefix = row["prefix_key"] is not None
         for cell in _fitting(cells, row, teams):
@@ -203,6 +206,22 @@ def _classes(cells: Sequence[Cell], *, of_shares: bool) -> list[int]:
     )
 
 
+def _suspects(cell: Cell, share: int | None, identifier: UUID) -> bool:
+    """Whether a suspect is a cell's; of batches near their deadline whatever time is left."""
+    low, high = _shares(cell)
+    old_enough = cell.kind is not Kind.AFTER or (
+        identifier < id_at(datetime.now(UTC) - timedelta(seconds=cell.seconds))
+    )
+    return low <= (-1 if share is None else share) < high and old_enough
+
+
+def _shares(cell: Cell) -> tuple[int, int]:
+    """The range of shares of a cell's rows, where no share is -1."""
+    if cell.kind is Kind.SHARE:
+        return cell.shares
+    return ALL_SHARES if cell.of_shares else (-1, 0)
+
+
 def _fitting(cells: Sequence[Cell], row: Any, teams: dict[int, str]) -> list[Cell]:
     return [
         cell
@@ -236,7 +255,10 @@ async def claim(
     head = (run, version)
     owned = (owner or run, owner_kind)
     if first.lost:
-        rows = await lane.fetch(CLAIM_SUSPECTS, *head, models[0], first.lost, takes[0], *owned)
+        within = (classes[0], teams[0], *_shares(first.cell), picks[0].before)
+        rows = await lane.fetch(
+            CLAIM_SUSPECTS, *head, models[0], first.lost, takes[0], *owned, *within
+        )
     elif first.by_prefix:
         ranks = [pick.group.rank for pick in picks]
         keys = [pick.after_key for pick in picks]

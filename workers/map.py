@@ -46,24 +46,25 @@ class Map:
         seen = (state["version"], state["live"])
         if seen == self._seen and now - self._read_at < REREAD_SECONDS:
             return False
-        self._routing = await read_routing(lane)
-        self._seen = seen
-        self._prices = await list_prices(lane)
-        self._read_at = now
-        self.cells = [
+        routing = await read_routing(lane)
+        prices = await list_prices(lane)
+        made = [
             cell
-            for model, route in self._routing.routes.items()
+            for model, route in routing.routes.items()
             for cell in cells(
                 model,
                 route.legs,
                 self._backend,
-                live=self._routing.live,
-                priced=partial(self._affordable, model),
-                patience=self._routing.patience,
+                live=routing.live,
+                priced=partial(_affordable, prices, model),
+                patience=routing.patience,
             )
         ]
-        named = {name for cell in self.cells for name in (*(cell.teams or ()), *cell.but_teams)}
-        self.teams = await team_names(lane, named) if named else {}
+        named = {name for cell in made for name in (*(cell.teams or ()), *cell.but_teams)}
+        teams = await team_names(lane, named) if named else {}
+        # All at once: a claim that is planned meanwhile is of the version of its cells.
+        self._routing, self._prices, self.cells, self.teams = routing, prices, made, teams
+        self._seen, self._read_at = seen, now
         return True
 
     def ledger(self, claimed: Claim | ProviderBatch, usage: Usage, *, tier: float = 1.0) -> Ledger:
@@ -81,14 +82,15 @@ class Map:
         )
         return cost(tokens, quote.listed, tier=tier, own=self._own, own_price=quote.own)
 
-    def _affordable(self, model: str, leg: Leg) -> bool:
-        """Whether a million output tokens cost no more than the leg allows; unknown is too much."""
-        price = self._prices.at(leg.upstream or model, leg.backend)
-        return price is not None and price.output <= Decimal(str(leg.max_price))
-
     def leads_elsewhere(self, model: str) -> bool:
         """Whether another backend that is up may answer for a model."""
         route = self._routing.routes.get(model)
         return route is not None and any(
             leg.backend != self._backend and leg.backend in self._routing.live for leg in route.legs
         )
+
+
+def _affordable(prices: PriceList, model: str, leg: Leg) -> bool:
+    """Whether a million output tokens cost no more than the leg allows; unknown is too much."""
+    price = prices.at(leg.upstream or model, leg.backend)
+    return price is not None and price.output <= Decimal(str(leg.max_price))

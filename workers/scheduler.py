@@ -108,7 +108,7 @@ class Scheduler:
             group = min(suspects, key=lambda group: group.lost)
             del self._waiting[group]
             together = 1 if group.lost >= ALONE_AFTER_LOSSES else SUSPECT_GROUP
-            return [Pick(group=group, take=min(free, together))]
+            return [Pick(group=group, take=min(free, together), before=_before(group, now))]
         groups = self._first()
         share, rest = divmod(free, len(groups))
         picks = []
@@ -139,12 +139,13 @@ class Scheduler:
 
     def _pick(self, group: Group, take: int, now: datetime) -> Pick:
         cursor = self._cursors[group]
-        before = LAST_ID
-        if group.cell.kind is Kind.AFTER:
-            before = id_at(now - timedelta(seconds=group.cell.seconds))
-        elif group.batch is not None:
-            before = line_bounds(group.batch)[1]
-        return Pick(group=group, take=take, after=cursor.id, after_key=cursor.key, before=before)
+        return Pick(
+            group=group,
+            take=take,
+            after=cursor.id,
+            after_key=cursor.key,
+            before=_before(group, now),
+        )
 
     def settle(self, picks: Sequence[Pick], claims: Sequence[Claim], *, settled: UUID) -> None:
         """Learn what the picks brought.
@@ -193,6 +194,13 @@ def _walk(cursor: _Cursor, group: Group, claims: Sequence[Claim], full: bool) ->
     cursor.key, cursor.id = cursor.head
     cursor.wrapped = going_on
     return going_on
+
+
+def _before(group: Group, now: datetime) -> UUID:
+    """The id before which a group's rows may be claimed."""
+    if group.cell.kind is Kind.AFTER:
+        return id_at(now - timedelta(seconds=group.cell.seconds))
+    return LAST_ID if group.batch is None else line_bounds(group.batch)[1]
 
 
 def _rings(cell: Cell, share: int | None) -> bool:

@@ -1,11 +1,14 @@
--- Claims rows that were lost with their runs, all lost equally often, oldest first.
+-- Claims rows of one (model, class, team) that were lost with their runs, all lost equally often,
+-- oldest first, of a range of shares; what has no share counts as -1. Suspects are few.
 update queue q
 set state = 1, owner_kind = $7, owner = $6, epoch = q.epoch + 1, claimed_at = now()
 where
     q.ctid = any(array(
         select w.ctid
         from queue w
-        where w.state = 3 and w.model = $3 and w.lost = $4
+        where
+            w.state = 3 and w.model = $3 and w.lost = $4 and w.class = $8 and w.team_id = $9
+            and coalesce(w.share, -1) between $10::integer and $11::integer - 1 and w.id < $12
         order by w.id
         limit $5
         for update skip locked

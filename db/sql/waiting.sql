@@ -1,5 +1,5 @@
 -- What waits of some models without a share: each (model, class, team) by age, each (model, team, rank)
--- of batches by prefix, and suspects, with the first row of each. A skip scan, for it costs one step
+-- of batches by prefix, and suspects, all that they are, with the first row of each. A skip scan, for it costs one step
 -- for each team and not for each row. The first row is where claims begin: from the head they would
 -- step over every dead row that an old snapshot keeps.
 with recursive
@@ -45,13 +45,20 @@ patient as (
         order by q.team_id, q.rank, q.prefix_key, q.id limit 1
     ) next
 )
-select model, class, team_id, 0::smallint as rank, 0 as lost, null::bigint as prefix_key, id from aged
+select
+    model, class, team_id, 0::smallint as rank, 0 as lost, null::bigint as prefix_key,
+    null::smallint as share, id
+from aged
 union all
-select model, 2::smallint, team_id, rank, 0, prefix_key, id from patient
+select model, 2::smallint, team_id, rank, 0, prefix_key, null, id from patient
 union all
-select s.model, 0::smallint, 0, 0::smallint, suspect.lost, null, suspect.id
+-- Few, for they were in engines that died.
+select s.model, suspect.class, suspect.team_id, 0::smallint, suspect.lost, null, suspect.share, suspect.id
 from served s
 cross join lateral (
-    select q.lost, q.id from queue q where q.state = 3 and q.model = s.model
-    order by q.lost, q.id limit 1
+    select distinct on (q.class, q.team_id, q.share, q.lost)
+        q.class, q.team_id, q.share, q.lost, q.id
+    from queue q
+    where q.state = 3 and q.model = s.model
+    order by q.class, q.team_id, q.share, q.lost, q.id
 ) suspect

@@ -85,6 +85,7 @@ create unique index queue_leaders on queue (twin) where twin is not null and lea
 create index queue_followers on queue (leader) where leader is not null;
 create index queue_ghosts on queue (id) where ghost;
 alter table requests add column shareable boolean not null default false;
+create index requests_shareable on requests (fingerprint, id) where shareable;
 """
 
 # Money in nanodollars: a token at $1 a million costs 1,000. What a request would have cost live at

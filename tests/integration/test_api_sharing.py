@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from db.keys import NewKey
+from tests.batches import Batches, line
 from tests.double.launch import Double
 from tests.stack import CHAT, Json, Stack, eventually, stack_in_temporary_directory
 
@@ -124,6 +125,36 @@ async def test_what_may_differ_is_shared_only_where_the_caller_asks(
     assert await calls(double) == 4
     await asyncio.gather(*(ask(http, content, x_carpool_share="true") for _ in range(4)))
     assert await calls(double) == 5
+
+
+async def test_equal_lines_of_a_batch_are_computed_once(
+    sharing: Stack, key: NewKey, http: httpx.AsyncClient, double: Double
+) -> None:
+    """Where they are deterministic; each has its own line in the output."""
+    batches = Batches(http)
+    equal = {"model": "house", "temperature": 0, "messages": CHAT["messages"]}
+    content = [
+        *(line(f"same{n}", body=equal) for n in range(2500)),
+        *(line(f"free{n}", body=equal | {"temperature": 1}) for n in range(3)),
+        line("other", body=equal | {"max_tokens": 7}),
+    ]
+    batch = await batches.run(content)
+    output, _ = await batches.proven(batch, [item["custom_id"] for item in content])
+    assert batch["request_counts"] == {"total": 2504, "completed": 2504, "failed": 0}
+    same = [
+        item["response"]["body"]["choices"]
+        for item in output
+        if item["custom_id"].startswith("same")
+    ]
+    assert all(choices == same[0] for choices in same)
+    assert await calls(double) == 5
+    [row] = await sharing.fetch(
+        "select count(*) filter (where saved_shared > 0) as sharing, sum(paid) as paid "
+        "from results r join keys k using (team_id) where k.id = $1",
+        key.id,
+    )
+    assert row["sharing"] == 2499
+    assert row["paid"] > 0
 
 
 async def test_no_store_shares_nothing(http: httpx.AsyncClient, double: Double) -> None:

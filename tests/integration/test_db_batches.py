@@ -91,7 +91,7 @@ class Owned:
 
 
 def line(batch: UUID, number: int) -> QueuedLine:
-    return QueuedLine(line_id(batch, number), None, b"{}", f'"r{number}"', None, number)
+    return QueuedLine(line_id(batch, number), None, b"{}", f'"r{number}"', None, number, None)
 
 
 async def batch_of(bench: "Bench", **changes: Any) -> UUID:

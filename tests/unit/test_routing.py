@@ -56,12 +56,14 @@ def takers(
 def test_the_first_leg_that_fits_and_is_up_gets_it_and_no_other(
     legs: list[Leg], live: frozenset[str], place: tuple[ServiceClass, str, int | None]
 ) -> None:
+    """A row without a share came before the route cut any, and goes with the last share."""
     service_class, team, share = place
+    bucket = SHARES - 1 if share is None else share
     low = 0.0
     expected = None
     for leg in legs:
         high = low + (leg.share or 0)
-        inside = leg.share is None or (share is not None and low <= share / SHARES * 100 < high)
+        inside = leg.share is None or low <= bucket / SHARES * 100 < high
         low = high
         if expected is None and leg.backend in live and inside:
             expected = leg.backend if fits(leg, service_class, team) else None
@@ -188,3 +190,25 @@ def test_a_route_is_told_on_a_line() -> None:
     legs = (Leg(backend="gpu"), Leg(backend="openai", upstream="gpt", after_seconds=20))
     assert format_route(Route(legs=legs)) == "gpu | openai=gpt,after=20s"
     assert format_route(Route(alias="m", cache_seconds=600)) == "as m (answers kept 10m)"
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ((60.0,), "60 %, and no leg takes the rest"),
+        ((60.0, 41.0), "101 %."),
+        ((33.3, 33.3, 33.4), None),
+        ((60.0, None), None),
+        ((100.0,), None),
+    ],
+)
+def test_shares_come_to_a_whole_or_leave_a_rest_to_another_leg(
+    shares: tuple[float | None, ...], words: str | None
+) -> None:
+    """Of shares that cover less, the rest of the requests would wait for ever."""
+    route = Route(legs=tuple(Leg(backend="a", share=share) for share in shares))
+    if words is None:
+        check("m", route, backends=BACKENDS, routes={})
+        return
+    with pytest.raises(RouteError, match=words):
+        check("m", route, backends=BACKENDS, routes={})

@@ -1,6 +1,8 @@
 """The second job of a batch: its lines become requests that wait; work on them begins at once."""
 
+import hashlib
 from typing import Any
+from uuid import UUID
 from zlib import crc32
 
 import msgspec
@@ -11,7 +13,7 @@ from carpool.lines import Line
 from carpool.notices import Waiting
 from carpool.prefix import prefix_key
 from carpool.routing import SHARES, Route
-from carpool.states import ENDPOINTS, ServiceClass
+from carpool.states import ENDPOINTS, Endpoint, ServiceClass
 from db.batch_jobs import Job, QueuedLine, queue_lines
 from db.routes import read_routing
 from workers.jobs.context import JobContext
@@ -22,11 +24,14 @@ CHUNK_BYTES = 4_000_000
 MAX_PERSON_LENGTH = 255
 
 
-class _User(msgspec.Struct):
+class _Body(msgspec.Struct):
     user: Any = None
+    temperature: Any = None
+    n: Any = None
+    best_of: Any = None
 
 
-_decode_user = msgspec.json.Decoder(_User).decode
+_decode_body = msgspec.json.Decoder(_Body).decode
 
 
 async def ingest(jobs: JobContext, job: Job) -> bool:
@@ -85,16 +90,29 @@ def _queued(job: Job, line: Line, *, shared: bool) -> QueuedLine:
     body = bytes(read.body)
     custom_id = stored_custom_id(read.custom_id)
     begin = body.find(b'"%b"' % PROMPT_FIELDS[ENDPOINTS[job.endpoint]].encode())
+    known = _decode_body(body)
     return QueuedLine(
         line_id(job.id, line.number),
-        job.person or _person(body),
+        job.person or _person(known),
         body,
         custom_id,
         crc32(custom_id.encode()) % SHARES if shared else None,
         prefix_key(body[max(begin, 0) :]),
+        _twin(job, body) if _deterministic(job, known) else None,
     )
 
 
-def _person(body: bytes) -> str | None:
-    user = _decode_user(body).user
-    return user[:MAX_PERSON_LENGTH] if isinstance(user, str) else None
+def _person(body: _Body) -> str | None:
+    return body.user[:MAX_PERSON_LENGTH] if isinstance(body.user, str) else None
+
+
+def _deterministic(job: Job, body: _Body) -> bool:
+    """Whether asked again a line would be answered alike; as for single requests."""
+    if ENDPOINTS[job.endpoint] is Endpoint.EMBEDDINGS:
+        return True
+    return body.temperature == 0 and body.n in (None, 1) and body.best_of in (None, 1)
+
+
+def _twin(job: Job, body: bytes) -> UUID:
+    """Of one batch alone: another may be cancelled, or be in less of a hurry."""
+    return UUID(bytes=hashlib.sha256(job.id.bytes + body).digest()[:16])
