@@ -19,7 +19,6 @@ from db.keys import Identity
 from db.routes import Change, delete_route, list_routes, route_changes, set_route
 
 MAX_CHANGES = 1000
-MAX_NAME_LENGTH = 256
 
 
 async def list_all(request: Request) -> Response:
@@ -46,8 +45,6 @@ async def put(request: Request) -> Response:
     identity = await admin_of(request)
     services: Services = request.app.state.services
     model = request.path_params["model"]
-    if len(model) > MAX_NAME_LENGTH or "\0" in model:
-        raise InvalidRequest("The model's name is too long, or holds a NUL.", param="model")
     raw = await read_body(
         request,
         limit_bytes=services.settings.max_body_bytes,

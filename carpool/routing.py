@@ -21,7 +21,10 @@ SHARES: Final = 10_000
 """Into how many buckets the traffic is cut; a request's bucket is a hash of its body."""
 ALL_SHARES: Final = (0, SHARES)
 ClassName = Literal["interactive", "flex", "batch"]
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
+MAX_NAME_LENGTH = 256
+MAX_LEGS = 64
+MAX_TEAMS = 256
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=r"\A[^\x00]*\Z")]
 MAX_SECONDS = 10 * 365 * 86400
 Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 
@@ -43,7 +46,7 @@ class Leg(
     upstream: Name | None = None
     """None is the name that the client asked for."""
     classes: Annotated[tuple[ClassName, ...], Meta(min_length=1)] | None = None
-    teams: Annotated[tuple[Name, ...], Meta(min_length=1)] | None = None
+    teams: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_TEAMS)] | None = None
     share: Annotated[float, Meta(gt=0, le=100)] | None = None
     """Of the traffic, in percent; stable by request."""
     after_seconds: Seconds | None = None
@@ -68,7 +71,7 @@ class Route(
 ):
     """The legs of a model, or the model whose route it shares."""
 
-    legs: tuple[Leg, ...] = ()
+    legs: Annotated[tuple[Leg, ...], Meta(max_length=MAX_LEGS)] = ()
     alias: Name | None = None
     cache_seconds: Seconds | None = None
     """How long an answer may be given again to an identical request; None is never."""
@@ -122,6 +125,12 @@ def check(
     model: str, route: Route, *, backends: Collection[str], routes: Mapping[str, Route]
 ) -> None:
     """Raise RouteError where a model cannot have this route beside the other routes."""
+    if not 0 < len(model) <= MAX_NAME_LENGTH or "\0" in model:
+        raise RouteError(
+            f"A model's name has 1 to {MAX_NAME_LENGTH} characters, and no NUL.", "model"
+        )
+    if len(route.legs) > MAX_LEGS:
+        raise RouteError(f"A route has {MAX_LEGS} legs at most.", "legs")
     if route.alias is not None:
         _check_alias(model, route, routes)
         return

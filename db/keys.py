@@ -12,6 +12,11 @@ from carpool.errors import InvalidRequest
 from carpool.ids import new_id
 from db.database import Database
 
+# Who made a map of the routes before there was the team did not know it, and must make another.
+TEAM_IS_ROUTED = """
+update routing set version = version + 1
+where exists (select from legs where cast(:team as text) = any(teams))
+"""
 PREFIX = "sk-carpool-"
 _SECRET_BYTES = 32
 _HINT_LENGTH = 6
@@ -62,10 +67,12 @@ async def create_key(
         raise InvalidRequest("A key needs a team and a name.", param="team")
     key = NewKey(id=new_id(), secret=PREFIX + secrets.token_urlsafe(_SECRET_BYTES))
     async with database.begin() as connection:
-        await connection.execute(
+        made = await connection.execute(
             text("insert into teams (name) values (:team) on conflict (name) do nothing"),
             {"team": team},
         )
+        if made.rowcount:
+            await connection.execute(text(TEAM_IS_ROUTED), {"team": team})
         await connection.execute(
             text(
                 "insert into keys (id, team_id, hash, hint, name, owner, admin) "

@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+import structlog
 
-from carpool.routing import Leg, Route, check, resolved
+from carpool.routing import Leg, Route, RouteError, check, resolved
 from carpool.settings import ModelSettings
 from db.database import Database, Fetches
 
@@ -63,6 +64,7 @@ _decode_live = msgspec.json.Decoder(dict[str, float | None]).decode
 CLASS_NAMES = ("interactive", "flex", "batch")
 BY_FILE = "file"
 BY_DISCOVERY = "discovery"
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,10 +179,16 @@ async def ensure_routes(database: Database, models: Mapping[str, ModelSettings])
     async with database.transaction() as driver:
         await driver.fetch(LOCK)
         routes, from_file = await _stored(driver)
-        for model, route in wanted.items():
-            text = _text(route)
-            if from_file.get(model) != text:
-                await _put(driver, model, route, routes, actor=BY_FILE, from_file=text)
+        new = {m: route for m, route in wanted.items() if from_file.get(m) != _text(route)}
+        for model, route in new.items():
+            try:
+                if route.alias is not None:
+                    check(model, route, backends=(), routes={**routes, **new})
+            except RouteError as error:
+                # It fits the file, but not what was changed while running.
+                log.warning("route_of_file_refused", model=model, reason=str(error))
+                continue
+            await _put(driver, model, route, routes, actor=BY_FILE, from_file=_text(route))
 
 
 async def discover_routes(database: Database, backend: str, models: Sequence[str]) -> None:

@@ -252,15 +252,23 @@ class Run:
         """Say whether the backend takes requests; what it holds goes to the route's next."""
         lane = self._database.lane()
         try:
-            await set_accepting(lane, self.id, accepting=accepts)
+            await self._say(lane, accepts)
             self._doorbell.announce(CHANGED_CHANNEL)
             if not accepts:
                 await self._hand_over(lane)
         except DatabaseAway as error:
-            log.warning("turn_failed", error=str(error))
+            log.warning("hand_over_failed", error=str(error))
         finally:
             await lane.close()
         self._wake.set()
+
+    async def _say(self, lane: Lane, accepts: bool) -> None:
+        while True:
+            try:
+                return await set_accepting(lane, self.id, accepting=accepts)
+            except DatabaseAway as error:
+                log.warning("turn_failed", error=str(error))
+                await asyncio.sleep(RECOVERY_SECONDS)
 
     async def _hand_over(self, lane: Lane) -> None:
         """Hand back what another backend may answer, but for streams that have begun."""

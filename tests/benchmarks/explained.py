@@ -10,13 +10,18 @@ from db.database import LANE_SETTINGS, Lane
 
 
 class ExplainedLane(Lane):
-    """Runs each statement by its generic plan, keeps the plan's text, and rolls it back."""
+    """Runs each statement by its generic plan, keeps the plan's text, and rolls it back.
+
+    One without parameters is run as it is.
+    """
 
     def __init__(self, database_url: str) -> None:
         super().__init__(make_url(database_url), 60)
         self.plan = ""
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Any]:
+        if not arguments:
+            return await super().fetch(sql)
         connection = await asyncpg.connect(self._dsn, server_settings=LANE_SETTINGS)
         try:
             await connection.execute(f"prepare statement as {sql}")

@@ -201,7 +201,7 @@ async def test_what_waits_is_told_by_model_class_team_and_loss(bench: "Bench") -
         ("tiny", ServiceClass.INTERACTIVE, 1, 0),
         ("tiny", ServiceClass.INTERACTIVE, 7, 0),
         ("other", ServiceClass.BATCH, 3, 0),
-        ("tiny", ServiceClass.INTERACTIVE, 0, 3),
+        ("tiny", ServiceClass.INTERACTIVE, 9, 3),
     }
 
 
