@@ -232,6 +232,22 @@ async def test_the_next_takes_over_when_a_backend_is_gone(routed: Stack, admin: 
     assert backend_of(await asked(routed)) == "own"
 
 
+async def test_a_leg_is_open_while_its_price_is_low_enough(routed: Stack, admin: Admin) -> None:
+    """A new price is followed as a new route is; an unknown one is too high."""
+    cheap = {"backend": "own", "upstream": "house-v1", "max_price": 2}
+    await admin.put("house", [cheap, {"backend": "other"}])
+    assert backend_of(await asked(routed)) == "other"
+    for output, backend in ((1.5, "own"), (2.5, "other")):
+        price = {"model": "house-v1", "since": "2026-01-01", "input": 1, "output": output}
+        answer = await admin.http.put(f"{admin.url}/prices", json=price)
+        assert answer.status_code == 200, answer.text
+
+        async def answers(backend: str = backend) -> bool:
+            return backend_of(await asked(routed)) == backend
+
+        await eventually(answers)
+
+
 async def test_an_alias_follows_the_other_model(routed: Stack, admin: Admin) -> None:
     answer = await asked(routed, "short")
     assert (backend_of(answer), answer.json()["model"]) == ("own", "short")
