@@ -9,6 +9,8 @@ import typer
 
 from carpool import __version__
 from carpool.errors import CarpoolError, ConfigurationError
+from cli.commands import batches, keys, prices, routes
+from cli.commands.options import ConfigFile, DataDir, Host, Port
 
 app = typer.Typer(
     name="carpool",
@@ -16,24 +18,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(name="keys", help="Make, list and revoke keys.", no_args_is_help=True)
-app.add_typer(keys_app)
-routes_app = typer.Typer(
-    name="routes",
-    help="Which backends answer a model, and when; changed while all runs.",
-    no_args_is_help=True,
-)
-app.add_typer(routes_app)
-batches_app = typer.Typer(
-    name="batches",
-    help="Look after batches. The server is that of OPENAI_BASE_URL, else the local one.",
-    no_args_is_help=True,
-)
-app.add_typer(batches_app)
-prices_app = typer.Typer(
-    name="prices", help="Say what tokens cost, and from which date on.", no_args_is_help=True
-)
-app.add_typer(prices_app)
+app.add_typer(keys.app)
+app.add_typer(routes.app)
+app.add_typer(batches.app)
+app.add_typer(prices.app)
 
 SUBMIT_HELP = (
     "Submit a file of prompts or requests as batches, and gather the results.\n\n"
@@ -68,21 +56,6 @@ EXIT_CODES = (
     "expired before all was done. 130 interrupted: the batches go on, and --resume gathers their "
     "results."
 )
-
-ROUTE_HELP = (
-    "Give a model a route: legs, of which the first that fits a request and is up answers it.\n\n"
-    "A leg is BACKEND, or BACKEND=NAME where the model has another name there, and conditions: "
-    "class=interactive+flex+batch, team=A+B, share=5% (of the traffic, stable by request), "
-    "after=20s (for what has waited so long), left=1h (for batches with so much time left), "
-    "max-price=2 (while a million output tokens cost no more there). Legs with after or left open "
-    "beside the others.\n\n"
-    "carpool routes set house gpu openai=gpt-6.1-terra,after=20s"
-)
-
-DataDir = Annotated[Path | None, typer.Option(help="Where data lie. [default: ~/.carpool]")]
-ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file of backends and models.")]
-Host = Annotated[str | None, typer.Option(help="The address to listen on. [default: 127.0.0.1]")]
-Port = Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8000]")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -192,106 +165,6 @@ def doctor(
     raise typer.Exit(0 if asyncio.run(look(settings)) else 1)
 
 
-@keys_app.command("create")
-def create_key(
-    team: Annotated[str, typer.Option(help="The team, made where it is new.")],
-    name: Annotated[str, typer.Option(help="What the key is for.")],
-    owner: Annotated[str | None, typer.Option(help="The person whose key it is.")] = None,
-    admin: Annotated[bool, typer.Option(help="May administer Carpool.")] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Make a key and print its secret, once."""
-    from carpool.settings import load
-    from cli import keys
-    from cli.connection import connected
-
-    settings = connected(load(data_dir=data_dir), redis=False)
-    asyncio.run(keys.create(settings, team=team, name=name, owner=owner, admin=admin))
-
-
-@keys_app.command("list")
-def list_keys(
-    team: Annotated[str | None, typer.Option(help="This team's alone.")] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """List keys; secrets are not stored."""
-    from carpool.settings import load
-    from cli import keys
-    from cli.connection import connected
-
-    asyncio.run(keys.show(connected(load(data_dir=data_dir), redis=False), team=team))
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    key: Annotated[str, typer.Argument(help="Its id, or the secret itself.")],
-    data_dir: DataDir = None,
-) -> None:
-    """Revoke a key."""
-    from carpool.settings import load
-    from cli import keys
-    from cli.connection import connected
-
-    asyncio.run(keys.revoke(connected(load(data_dir=data_dir)), key))
-
-
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="The name that clients use.")]
-
-
-@routes_app.command("list")
-def list_routes(data_dir: DataDir = None) -> None:
-    """List all routes, the first leg first."""
-    from carpool.settings import load
-    from cli import routes
-    from cli.connection import connected
-
-    asyncio.run(routes.show(connected(load(data_dir=data_dir), redis=False)))
-
-
-@routes_app.command("set", help=ROUTE_HELP)
-def set_route(
-    model: ModelName,
-    legs: Annotated[
-        list[str] | None, typer.Argument(metavar="[LEG]...", help="BACKEND[=NAME][,CONDITION=…]…")
-    ] = None,
-    alias: Annotated[str | None, typer.Option(help="Share the route of this model.")] = None,
-    cache: Annotated[str | None, typer.Option(help="Keep answers so long: 10m, 1h, …")] = None,
-    data_dir: DataDir = None,
-    config: ConfigFile = None,
-) -> None:
-    from carpool.settings import load
-    from cli import routes
-    from cli.connection import connected
-
-    settings = connected(load(data_dir=data_dir, config=config))
-    asyncio.run(routes.change(settings, model, legs or [], alias=alias, cache=cache))
-
-
-@routes_app.command("delete")
-def delete_route(model: ModelName, data_dir: DataDir = None) -> None:
-    """Take a model's route away; its requests wait."""
-    from carpool.settings import load
-    from cli import routes
-    from cli.connection import connected
-
-    asyncio.run(routes.delete(connected(load(data_dir=data_dir)), model))
-
-
-@routes_app.command("history")
-def route_history(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Of this alone.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest of them.")] = 20,
-    data_dir: DataDir = None,
-) -> None:
-    """Show who changed which route, when, and from what to what."""
-    from carpool.settings import load
-    from cli import routes
-    from cli.connection import connected
-
-    settings = connected(load(data_dir=data_dir), redis=False)
-    asyncio.run(routes.history(settings, model, limit=limit))
-
-
 @app.command()
 def savings(
     team: Annotated[str | None, typer.Option(help="This team's alone.")] = None,
@@ -310,72 +183,6 @@ def savings(
 
     settings = connected(load(data_dir=data_dir), redis=False)
     asyncio.run(savings.show(settings, team=team, since=since, until=until, group_by=GroupBy(by)))
-
-
-PricedModel = Annotated[str, typer.Argument(help="As clients ask for it, or as the backend does.")]
-PricedBackend = Annotated[str, typer.Option(help="This backend's alone. Default: any.")]
-PriceDate = Annotated[str, typer.Option(help="Since when it holds: 2026-11-01, in UTC.")]
-
-
-@prices_app.command("list")
-def list_prices(data_dir: DataDir = None) -> None:
-    """List all prices, in dollars for a million tokens."""
-    from carpool.settings import load
-    from cli import prices
-    from cli.connection import connected
-
-    asyncio.run(prices.show(connected(load(data_dir=data_dir), redis=False)))
-
-
-@prices_app.command("set")
-def set_price(
-    model: PricedModel,
-    since: PriceDate,
-    input: Annotated[str, typer.Option(help="Dollars for a million tokens.")],  # noqa: A002 - an option's name
-    output: Annotated[str, typer.Option(help="Of output tokens, the same.")],
-    cached: Annotated[str | None, typer.Option(help="Of cached input. Default: as input.")] = None,
-    written: Annotated[
-        str | None, typer.Option(help="Of input written into the cache. Default: as input.")
-    ] = None,
-    backend: PricedBackend = "",
-    long_tokens: Annotated[
-        int | None, typer.Option(help="Above so many input tokens a request is dearer:")
-    ] = None,
-    long_input: Annotated[str | None, typer.Option(help="its input by this factor,")] = None,
-    long_output: Annotated[str | None, typer.Option(help="its output by this one.")] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Give a model a price from a date on. A price of an own backend is what it costs there."""
-    from carpool.settings import load
-    from cli import prices
-    from cli.connection import connected
-
-    values = {
-        "model": model,
-        "backend": backend,
-        "since": since,
-        "input": input,
-        "cached": cached,
-        "written": written,
-        "output": output,
-        "long_tokens": long_tokens,
-        "long_input": long_input,
-        "long_output": long_output,
-    }
-    asyncio.run(prices.put(connected(load(data_dir=data_dir), redis=False), values))
-
-
-@prices_app.command("delete")
-def delete_price(
-    model: PricedModel, since: PriceDate, backend: PricedBackend = "", data_dir: DataDir = None
-) -> None:
-    """Delete a price: the one before it holds again. One of the TOML file returns at a start."""
-    from carpool.settings import load
-    from cli import prices
-    from cli.connection import connected
-
-    settings = connected(load(data_dir=data_dir), redis=False)
-    asyncio.run(prices.delete(settings, model=model, backend=backend, since=since))
 
 
 @app.command(help=SUBMIT_HELP, epilog=EXIT_CODES)
@@ -467,66 +274,6 @@ def bench(
         prices=tuple(price or ()),
     )
     raise typer.Exit(run(find_wish(options, load(data_dir=data_dir, config=config))))
-
-
-BatchId = Annotated[str, typer.Argument(metavar="ID", help="batch_…")]
-
-
-@batches_app.command("list")
-def list_batches(
-    limit: Annotated[int, typer.Option(min=1, help="The newest of them.")] = 20,
-    data_dir: DataDir = None,
-) -> None:
-    """List the team's batches."""
-    from carpool.settings import load
-    from cli.bulk import batches
-    from cli.bulk.address import find_address
-
-    asyncio.run(batches.show_list(find_address(load(data_dir=data_dir)), limit))
-
-
-@batches_app.command("show")
-def show_batch(batch: BatchId, data_dir: DataDir = None) -> None:
-    """Show all of a batch, its errors among it."""
-    from carpool.settings import load
-    from cli.bulk import batches
-    from cli.bulk.address import find_address
-
-    asyncio.run(batches.show(find_address(load(data_dir=data_dir)), batch))
-
-
-@batches_app.command("cancel")
-def cancel_batch(batch: BatchId, data_dir: DataDir = None) -> None:
-    """Stop a batch; what is done stays done."""
-    from carpool.settings import load
-    from cli.bulk import batches
-    from cli.bulk.address import find_address
-
-    asyncio.run(batches.cancel(find_address(load(data_dir=data_dir)), batch))
-
-
-@batches_app.command("retry")
-def retry_batch(batch: BatchId, data_dir: DataDir = None) -> None:
-    """Make a new batch of the failed requests of one that has ended, and print its id."""
-    from carpool.settings import load
-    from cli.bulk import batches
-    from cli.bulk.address import find_address
-
-    asyncio.run(batches.retry(find_address(load(data_dir=data_dir)), batch))
-
-
-@batches_app.command("download")
-def download_batch(
-    batch: BatchId,
-    output: Annotated[Path | None, typer.Option(help="Default: ID.output.jsonl.")] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Write the output of a batch, and its errors beside it to ….errors.jsonl."""
-    from carpool.settings import load
-    from cli.bulk import batches
-    from cli.bulk.address import find_address
-
-    asyncio.run(batches.download(find_address(load(data_dir=data_dir)), batch, output))
 
 
 def main() -> None:
