@@ -87,7 +87,10 @@ async def changes(request: Request) -> Response:
     await admin_of(request)
     services: Services = request.app.state.services
     limit = limit_of(request.query_params, most=MAX_CHANGES, default=100)
-    found = await route_changes(services.database, request.query_params.get("model"), limit=limit)
+    model = request.query_params.get("model")
+    if model is not None and "\0" in model:
+        raise _missing(model)
+    found = await route_changes(services.database, model, limit=limit)
     return listing([_change(change) for change in found], has_more=False)
 
 

@@ -6,6 +6,7 @@ others: for what has waited so long, or what is so near its deadline; and for al
 while every leg before it is down. Pure: what is decided here is carried out by claims.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -24,8 +25,11 @@ ClassName = Literal["interactive", "flex", "batch"]
 MAX_NAME_LENGTH = 256
 MAX_LEGS = 64
 MAX_TEAMS = 256
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=r"\A[^\x00]*\Z")]
+TEXT = r"\A[^\x00\ud800-\udfff]*\Z"
+"""What Postgres can keep."""
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=TEXT)]
 MAX_SECONDS = 10 * 365 * 86400
+MAX_DOLLARS = 1e9
 Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 
 
@@ -53,7 +57,7 @@ class Leg(
     """For requests that have waited so long."""
     left_seconds: Annotated[float, Meta(gt=0, le=MAX_SECONDS)] | None = None
     """For requests with so much time left before their deadline, or less."""
-    max_price: Annotated[float, Meta(ge=0)] | None = None
+    max_price: Annotated[float, Meta(ge=0, le=MAX_DOLLARS)] | None = None
     """While a million output tokens cost no more there, in dollars."""
 
     @property
@@ -125,9 +129,9 @@ def check(
     model: str, route: Route, *, backends: Collection[str], routes: Mapping[str, Route]
 ) -> None:
     """Raise RouteError where a model cannot have this route beside the other routes."""
-    if not 0 < len(model) <= MAX_NAME_LENGTH or "\0" in model:
+    if not 0 < len(model) <= MAX_NAME_LENGTH or re.match(TEXT, model) is None:
         raise RouteError(
-            f"A model's name has 1 to {MAX_NAME_LENGTH} characters, and no NUL.", "model"
+            f"A model's name is 1 to {MAX_NAME_LENGTH} characters of UTF-8, without NUL.", "model"
         )
     if len(route.legs) > MAX_LEGS:
         raise RouteError(f"A route has {MAX_LEGS} legs at most.", "legs")

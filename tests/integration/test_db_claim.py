@@ -1,17 +1,20 @@
 """Rows are claimed by one run each and none is lost, whatever claims, sweeps or cancels beside."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
 
+from carpool.ids import id_at
 from carpool.routing import Leg, Route
 from carpool.states import QueueState, ServiceClass
 from db.claim import NO_ID, Claim, Group, Pick, StaleRoutesError, claim, waiting
 from db.end import CANCELLED, end_requests
 from db.routes import routing_version, set_route
 from db.sweep import DEAD_OWNERS, END_DEAD_RUNS, sweep
+from workers.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench, TestRun
@@ -234,3 +237,41 @@ async def test_a_claim_that_meets_its_run_s_heartbeat_brings_every_body(bench: "
         claims = await claiming
         assert len(claims) == number
         assert all(claimed.body for claimed in claims)
+
+
+async def test_a_suspect_goes_only_where_its_route_leads(bench: "Bench") -> None:
+    """Its team, class, share and age count as those of any other."""
+    from tests.integration.db_fixtures import BACKEND, MODEL
+
+    route = Route(
+        legs=(
+            Leg(backend="own", teams=("red",)),
+            Leg(backend="canary", share=10),
+            Leg(backend=BACKEND, classes=("interactive",)),
+            Leg(backend="late", after_seconds=3600),
+        )
+    )
+    names = ("own", "canary", BACKEND, "late")
+    await set_route(bench.database, MODEL, route, actor="test", backends=names)
+    runs = {name: await bench.run(name) for name in names}
+    made = "insert into teams (name) values ('usual'), ('red') returning id"
+    red = (await bench.sql(made))[1]["id"]
+    [its] = await bench.fill(1, team_id=red)
+    [cut] = await bench.fill(1, share=7)
+    [rest] = await bench.fill(1, share=7777)
+    [flex] = await bench.fill(1, service_class=ServiceClass.FLEX)
+    old = id_at(datetime.now(UTC) - timedelta(hours=2))
+    [aged] = await bench.fill(1, service_class=ServiceClass.FLEX, id=old)
+    await bench.sql("update queue set state = 3, lost = 2")
+    found: dict[str, set[UUID]] = {}
+    for name, run in runs.items():
+        firsts = await waiting(run.lane, await bench.cells(name), {red: "red"})
+        scheduler = Scheduler(0)
+        scheduler.route((first.group.cell for first in firsts), {red: "red"})
+        scheduler.look(firsts)
+        found[name] = set()
+        while picks := scheduler.plan(free=9, in_flight=0, now=datetime.now(UTC)):
+            version = await routing_version(run.lane)
+            found[name] |= {claimed.id for claimed in await claim(run.lane, run.id, version, picks)}
+    assert found == {"own": {its}, "canary": {cut}, BACKEND: {rest}, "late": {aged}}
+    assert (await bench.row(flex))["state"] == QueueState.SUSPECT

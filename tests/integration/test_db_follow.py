@@ -9,6 +9,7 @@ import pytest
 from carpool.ids import new_id
 from carpool.prices import Ledger
 from carpool.states import Outcome, QueueState
+from db.delivery import attach
 from db.end import ABANDONED, CANCELLED, CONDEMNED, end_requests
 from db.follow import sweep_followers
 from db.submit import submit
@@ -228,3 +229,24 @@ async def test_a_cancel_that_meets_a_new_follower_orphans_none(bench: "Bench") -
     await sweep_followers(bench.lane())
     outcomes = {row["id"]: row["outcome"] for row in await bench.sql(STORED)}
     assert outcomes == {first: 2, late.id: 0}
+
+
+async def test_a_cancelled_leader_that_kills_its_engine_ends_and_the_others_run(
+    bench: "Bench",
+) -> None:
+    """It has its result; what is left to do is to let it go, or it would kill for ever."""
+    first, second = await come(bench, 2)
+    await end_requests(bench.database, [first], CANCELLED)
+    await end_requests(bench.database, [first], CONDEMNED)
+    await sweep_followers(bench.database)
+    assert await states(bench) == [(second, QueueState.WAITING, None)]
+    assert [(row["id"], row["outcome"]) for row in await bench.sql(STORED)] == [(first, 2)]
+
+
+async def test_no_one_waits_for_a_leader_that_was_cancelled(bench: "Bench") -> None:
+    """Who comes back for it is given its end, though it is computed on for the others."""
+    first, second = await come(bench, 2)
+    assert await attach(bench.database, first, new_id())
+    await end_requests(bench.database, [first], CANCELLED)
+    assert not await attach(bench.database, first, new_id())
+    assert await attach(bench.database, second, new_id())

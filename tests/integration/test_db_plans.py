@@ -143,8 +143,12 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
         "any_member": (provider_batches.ANY_MEMBER, (RUN,)),
         "count_members": (provider_batches.COUNT_MEMBERS, (RUN,)),
         "bodies": (provider_batches.BODIES, (many,)),
+        "rows of a provider batch released": (provider_batches.RELEASE, (RUN, RUN, many, epochs)),
         "a provider batch ended": (provider_batches.ENDED, (RUN, RUN, None)),
-        "claim_suspects": (CLAIM_SUSPECTS, (RUN, 1, "tiny", 2, 8, RUN, 1)),
+        "claim_suspects": (
+            CLAIM_SUSPECTS,
+            (RUN, 1, "tiny", 2, 8, RUN, 1, 0, 1, -1, 0, LAST_ID),
+        ),
         "waiting": (WAITING, (["tiny", "none"], [0, 1, 2])),
         "waiting of shares": (WAITING_SHARES, (["tiny", "none"],)),
         "waiting with little time left": (LEFT, (["tiny"], 3600.0)),
