@@ -1,6 +1,8 @@
 """Identical requests are computed once; whatever ends or dies between, each has one answer."""
 
 import asyncio
+import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -9,10 +11,13 @@ import pytest
 from carpool.ids import new_id
 from carpool.prices import Ledger
 from carpool.states import Outcome, QueueState
+from db.database import DatabaseAway
 from db.delivery import attach
 from db.end import ABANDONED, CANCELLED, CONDEMNED, end_requests
 from db.follow import sweep_followers
+from db.group import GroupCommit
 from db.submit import submit
+from tests.stack import eventually
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench, TestRun
@@ -250,3 +255,66 @@ async def test_no_one_waits_for_a_leader_that_was_cancelled(bench: "Bench") -> N
     await end_requests(bench.database, [first], CANCELLED)
     assert not await attach(bench.database, first, new_id())
     assert await attach(bench.database, second, new_id())
+
+
+async def test_whatever_comes_ends_and_is_cancelled_at_once_each_has_one_result(
+    bench: "Bench",
+) -> None:
+    """Groups that hold the same few twins in any order, two runs, a canceller and the sweep."""
+    from tests.integration.db_fixtures import result, submission
+
+    chance = random.Random(4)
+    over = asyncio.Event()
+    stored: list[UUID] = []
+
+    async def comes() -> None:
+        group = GroupCommit(bench.database, submit, limit=64, lanes=2)
+        group.start()
+        for _ in range(12):
+            items = [
+                submission(fingerprint=UUID(int=chance.randrange(1, 12)), shareable=True)
+                for _ in range(64)
+            ]
+            await asyncio.gather(*(group.put(item) for item in items))
+            stored.extend(item.id for item in items)
+        await group.close()
+
+    async def serves(run: "TestRun") -> None:
+        group = GroupCommit(bench.database, run.finisher.finish, limit=64, lanes=2)
+        group.start()
+        while not over.is_set():
+            claims = await run.claim(8)
+            good = [chance.random() < 0.8 for _ in claims]
+            await asyncio.gather(
+                *(
+                    group.put(result(c, outcome=Outcome.COMPLETED if ok else Outcome.FAILED))
+                    for c, ok in zip(claims, good, strict=True)
+                )
+            )
+        await group.close()
+
+    async def cancels() -> None:
+        lane = bench.lane()
+        while not over.is_set():
+            some = chance.sample(stored, min(len(stored), 8))
+            with suppress(DatabaseAway):
+                await end_requests(lane, some, CANCELLED)
+
+    async def sweeps() -> None:
+        lane = bench.lane()
+        while not over.is_set():
+            with suppress(DatabaseAway):
+                await sweep_followers(lane)
+
+    runs = [await bench.run() for _ in range(2)]
+    others = [asyncio.create_task(each) for each in (*map(serves, runs), cancels(), sweeps())]
+    await asyncio.gather(comes(), comes())
+
+    async def empty() -> bool:
+        return bool(await bench.value("select count(*) from queue") == 0)
+
+    await eventually(empty)
+    over.set()
+    await asyncio.gather(*others)
+    assert len(stored) == 2 * 12 * 64
+    assert [row["id"] for row in await bench.sql(STORED)] == sorted(stored)
