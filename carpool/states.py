@@ -30,7 +30,6 @@ class QueueState(IntEnum):
     """Was lost with its run at least twice; may be claimed only in a small group, by itself when
     lost again. Set by the sweep and by an engine's death; left by claim or cancel."""
 
-
     FOLLOWING = 4
     """Waits for the answer of an identical request, its leader. Ended with the leader's success,
     set to WAITING by its failure; left by cancel. Where the leader is gone, by the sweep."""
