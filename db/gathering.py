@@ -22,10 +22,9 @@ def _counting(which: str) -> str:
 select w.endpoint, w.batch_id, date_bin('1 minute', w.deadline, 'epoch') as deadline,
     count(*)::integer as rows
 from (
-    select q.endpoint, q.batch_id, q.deadline, q.streamed from queue q
-    where q.model = $1 and q.team_id = $2 and q.state = 0 and {which} limit $3
+    select q.endpoint, q.batch_id, q.deadline from queue q
+    where q.model = $1 and q.team_id = $2 and q.state = 0 and not q.streamed and {which} limit $3
 ) w
-where not w.streamed
 group by 1, 2, 3
 """  # noqa: S608 - texts of this module
 

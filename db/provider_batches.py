@@ -65,6 +65,19 @@ ENDED = _stepping(
     "state = 3, keeper = null, kept_until = null, error = $3, ended_at = now()",
     state="any('{0,1,2}')",
 ).replace("returning", "and not exists (select from queue q where q.owner = $1) returning")
+# As db/sql/release.sql, by its keeper alone: one that lost it must not return what the next one has
+# submitted meanwhile, for it would be computed, and paid for, twice.
+RELEASE = """
+update queue q
+set state = case when q.lost >= 2 then 3 else 0 end, owner_kind = 0, owner = null
+from unnest($3::uuid[], $4::integer[]) as r(id, epoch)
+where q.id = r.id and q.epoch = r.epoch and q.owner = $1
+    and (
+        select true from provider_batches
+        where id = $1 and keeper = $2 and kept_until > now() for share
+    )
+returning q.id
+"""
 FIND = f"select {COLUMNS} from provider_batches where id = $1"  # noqa: S608 - our own text
 MEMBERS = """
 select id, epoch, attempts, team_id, prefix_key from queue where owner = $1 order by prefix_key, id
@@ -201,6 +214,14 @@ async def ended(lane: Fetches, keeper: UUID, batch: ProviderBatch, error: str | 
 async def members(lane: Fetches, batch: UUID) -> list[Member]:
     """Its rows, in the order of their prefixes."""
     return [Member(*row) for row in await lane.fetch(MEMBERS, batch)]
+
+
+async def release(
+    lane: Fetches, keeper: UUID, batch: UUID, rows: Sequence[Member]
+) -> Sequence[UUID]:
+    """Hand rows back unharmed; returns those that were still its own, none where it was lost."""
+    ids, epochs = [row.id for row in rows], [row.epoch for row in rows]
+    return [row["id"] for row in await lane.fetch(RELEASE, batch, keeper, ids, epochs)]
 
 
 async def any_member(lane: Fetches, batch: UUID) -> bool:

@@ -7,7 +7,8 @@ from functools import partial
 
 from carpool.prices import UNKNOWN, Ledger, PriceList, cost
 from carpool.prices import Usage as Tokens
-from carpool.routing import Cell, Leg, cells
+from carpool.routing import Cell, Kind, Leg, cells
+from carpool.states import ServiceClass
 from db.claim import Claim, team_names
 from db.database import Lane
 from db.prices import list_prices
@@ -32,6 +33,7 @@ class Map:
         self._prices = PriceList()
         self._read_at = -math.inf
         self._routing = Routing(version=0, routes={}, live={})
+        self._hurried: frozenset[str] = frozenset()
         self._seen: tuple[int, str] | None = None
 
     @property
@@ -48,22 +50,20 @@ class Map:
             return False
         routing = await read_routing(lane)
         prices = await list_prices(lane)
-        made = [
-            cell
-            for model, route in routing.routes.items()
-            for cell in cells(
-                model,
-                route.legs,
-                self._backend,
-                live=routing.live,
-                priced=partial(_affordable, prices, model),
-                patience=routing.patience,
-            )
-        ]
+        made = _cells(routing, prices, self._backend)
+        quick = routing.live.keys() - routing.patience.keys() - {self._backend}
+        others = [cell for backend in quick for cell in _cells(routing, prices, backend)]
         named = {name for cell in made for name in (*(cell.teams or ()), *cell.but_teams)}
         teams = await team_names(lane, named) if named else {}
         # All at once: a claim that is planned meanwhile is of the version of its cells.
         self._routing, self._prices, self.cells, self.teams = routing, prices, made, teams
+        self._hurried = frozenset(
+            cell.model
+            for cell in others
+            if cell.service_class is ServiceClass.BATCH
+            and cell.kind is not Kind.SHARE
+            and cell.teams is None
+        )
         self._seen, self._read_at = seen, now
         return True
 
@@ -88,6 +88,25 @@ class Map:
         return route is not None and any(
             leg.backend != self._backend and leg.backend in self._routing.live for leg in route.legs
         )
+
+    def hurries_elsewhere(self, model: str) -> bool:
+        """Whether another backend that is up claims any team's lines of batches that are late."""
+        return model in self._hurried
+
+
+def _cells(routing: Routing, prices: PriceList, backend: str) -> list[Cell]:
+    return [
+        cell
+        for model, route in routing.routes.items()
+        for cell in cells(
+            model,
+            route.legs,
+            backend,
+            live=routing.live,
+            priced=partial(_affordable, prices, model),
+            patience=routing.patience,
+        )
+    ]
 
 
 def _affordable(prices: PriceList, model: str, leg: Leg) -> bool:

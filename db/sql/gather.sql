@@ -3,8 +3,9 @@
 -- model's route cuts shares, those from $21 up to but without $22 (for other rows -1).
 --
 -- Found, locked and reached as in claim_by_prefix; like a claim, it takes nothing for a run that was
--- ended, nor by routes that have changed. Of the first $20 rows of a group it takes those of one
--- endpoint that have the time which the window takes: those of the batches in $10, and, of rows by
+-- ended, nor by routes that have changed. Streams, of which there are no more than clients that wait,
+-- are passed over. Of the first $20 other rows of a group it takes those of one endpoint that have the
+-- time which the window takes: those of the batches in $10, and, of rows by
 -- themselves, those with a deadline from $11 on and before $12.
 with taken as (
     update queue q
@@ -19,17 +20,18 @@ with taken as (
                 cross join lateral (
                     select looked.ctid
                     from (
-                        select w.ctid, w.endpoint, w.streamed, w.batch_id, w.deadline
+                        select w.ctid, w.endpoint, w.batch_id, w.deadline
                         from queue w
                         where
                             w.model = $4 and w.team_id = pick.team_id and w.rank = pick.rank
                             and w.state = 0 and w.class = 2 and w.share is null
+                            and not w.streamed
                         order by w.prefix_key, w.id
                         limit $20
                         for update skip locked
                     ) looked
                     where
-                        looked.endpoint = $5 and not looked.streamed
+                        looked.endpoint = $5
                         and (
                             looked.batch_id = any($10::uuid[])
                             or looked.batch_id is null
@@ -49,17 +51,17 @@ with taken as (
                 cross join lateral (
                     select looked.ctid
                     from (
-                        select w.ctid, w.endpoint, w.streamed, w.deadline
+                        select w.ctid, w.endpoint, w.deadline
                         from queue w
                         where
                             w.model = $4 and w.class = 1 and w.team_id = pick.team_id
-                            and w.state = 0 and w.share is null
+                            and w.state = 0 and w.share is null and not w.streamed
                         order by w.id
                         limit $20
                         for update skip locked
                     ) looked
                     where
-                        looked.endpoint = $5 and not looked.streamed
+                        looked.endpoint = $5
                         and coalesce(looked.deadline, 'infinity') >= $11
                         and ($12::timestamptz is null or looked.deadline < $12)
                     limit pick.take
@@ -76,18 +78,18 @@ with taken as (
                 cross join lateral (
                     select looked.ctid
                     from (
-                        select w.ctid, w.endpoint, w.streamed, w.batch_id, w.deadline
+                        select w.ctid, w.endpoint, w.batch_id, w.deadline
                         from queue w
                         where
                             w.model = $4 and w.class = pick.class and w.team_id = pick.team_id
                             and w.state = 0 and w.share is not null
-                            and w.share >= pick.share and w.share < pick.below
+                            and w.share >= pick.share and w.share < pick.below and not w.streamed
                         order by w.share, w.id
                         limit $20
                         for update skip locked
                     ) looked
                     where
-                        looked.endpoint = $5 and not looked.streamed
+                        looked.endpoint = $5
                         and (
                             looked.batch_id = any($10::uuid[])
                             or looked.batch_id is null

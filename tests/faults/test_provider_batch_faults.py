@@ -103,6 +103,8 @@ LIVE = "select count(distinct backend) from runs where ended_at is null"
 HURRY = "update batches set expires_at = now() + interval '300 s' where id = $1::uuid"
 BACKENDS = "select backend from results where batch_id = $1::uuid"
 ONE_OF = "select id from requests where batch_id = $1::uuid limit 1"
+FORGET = "delete from provider_batches where state = 3"
+"""From the windows' times in other tests the planner must not learn."""
 LEFT_OVER = "select count(*) from queue where owner_kind = 2"
 
 
@@ -180,6 +182,7 @@ def worker(stack: Stack, config: Path) -> Iterator[Worker]:
 @pytest.fixture
 async def double(provider_url: str, stack: Stack, worker: Worker) -> AsyncIterator[Double]:
     """The double, fresh, with its clock running; after the test nothing is left to be kept."""
+    await stack.fetch(FORGET)
     async with Double(name=NAME, url=provider_url) as attached:
         await attached.configure(
             windows=["24h", "2h"], batch_file_lines=2000, batch_file_bytes=300_000
@@ -457,6 +460,17 @@ async def test_lines_that_the_provider_names_fail_and_the_others_go_on(
         output, error = await batches.proven(seen, names(10))
     assert (len(output), len(error)) == (8, 2)
     assert {item["response"]["status_code"] for item in error} == {400}
+
+
+async def test_an_answer_that_no_row_can_hold_fails_alone(stack: Stack, double: Double) -> None:
+    """Usage past all integers, say: it is tried again, and all behind it stand."""
+    answer = {"object": "chat.completion", "choices": [], "usage": {"prompt_tokens": 10**13}}
+    await double.line_fault("Who is r2?", status=200, body=answer)
+    async with batches_of(stack) as batches:
+        batch = await batches.create(lines(10))
+        await ended(batches, batch, 10)
+    assert sorted((await double.seen()).lines.values()) == [1] * 10
+    assert await stack.value(TRIES, name_of(batch)) == 1
 
 
 async def test_a_batch_that_the_provider_refuses_for_good_fails_with_its_reason(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -174,6 +175,20 @@ async def test_what_does_not_fit_stands_in_nobodys_way(bench: "Bench") -> None:
     assert await gather(run, wanted(3)) == 3
     assert await bench.value("select count(*) from queue where state = 1") == 3
     assert [(await bench.row(identifier))["state"] for identifier in ids] == [1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("columns", [FLEX, BATCH, BATCH | {"share": 5}])
+async def test_streams_in_front_hide_nobody(bench: "Bench", columns: dict[str, Any]) -> None:
+    """Though there are more of them than rows that are looked at."""
+    run = await bench.run()
+    await bench.fill(20, streamed=True, prefix_key=-5, **columns)
+    await bench.fill(3, **columns)
+    cell = CELLS[columns["service_class"]]
+    if "share" in columns:
+        cell = replace(cell, kind=Kind.SHARE, shares=(0, 10))
+    mine = group(columns["service_class"], cell=cell)
+    assert [waiters.rows for waiters in await survey(run.lane, [mine], rows=10)] == [3]
+    assert await gather(run, wanted(takes={mine: 10}, rows=10)) == 3
 
 
 async def test_nothing_is_gathered_where_nothing_fits(bench: "Bench") -> None:
@@ -368,6 +383,28 @@ async def test_a_step_is_its_keepers_from_its_state_for_the_time_of_its_lease(
                 await step(lane, ME, batch)
     await bench.sql("update provider_batches set state = $1, keeper = $2", leaves[-1], ME)
     await step(lane, ME, batch)
+
+
+async def test_its_keeper_alone_hands_rows_back(bench: "Bench") -> None:
+    """One that was stopped while another submitted them does not have them computed twice."""
+    batch, lane = await gathered(bench, 3), bench.lane()
+    members = await steps.members(lane, batch.id)
+    assert await steps.release(lane, OTHER, batch.id, members) == []
+    await bench.sql(LAPSE, batch.id)
+    assert await steps.release(lane, ME, batch.id, members) == []
+    assert await steps.renew(lane, BACKEND, ME, LEASE_SECONDS) == {batch.id}
+    second = await bench.open_lane()
+    await second.fetch(
+        "update provider_batches set keeper = $1, kept_until = now() + interval '9 seconds'", OTHER
+    )
+    late = asyncio.create_task(steps.release(lane, ME, batch.id, members))
+    await bench.blocked_pid()
+    await second.commit()
+    assert await late == []
+    assert await steps.count_members(lane, batch.id) == 3
+    assert len(await steps.release(lane, OTHER, batch.id, members[:2])) == 2
+    assert await steps.members(lane, batch.id) == members[2:]
+    assert [(await bench.row(m.id))["state"] for m in members[:2]] == [QueueState.WAITING] * 2
 
 
 async def test_what_nobody_keeps_is_adopted_by_one(bench: "Bench") -> None:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from carpool.errors import PassingError
@@ -93,6 +93,7 @@ def test_a_line_that_is_cut_short_is_unreadable(length: int) -> None:
 
 
 @given(st.binary(max_size=60))
+@example(b'{"response":{"status_code":200,"body":' + b"[" * 100_000)
 def test_rubbish_is_unreadable(text: bytes) -> None:
     with pytest.raises(UnreadableError):
         read_line(text, backend="patient", model="ours")

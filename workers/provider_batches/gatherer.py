@@ -80,7 +80,7 @@ class Gatherer:
         found = await survey(lane, groups, rows=settings.max_lines)
 
         def offered(model: str) -> list[Option]:
-            live = settings.live_seconds if routes.leads_elsewhere(model) else None
+            live = settings.live_seconds if routes.hurries_elsewhere(model) else None
             return self._options(seen, live_seconds=live)
 
         paused = await paused_models(lane, self._name, self._windows, seconds=settings.poll_seconds)

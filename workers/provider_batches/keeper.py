@@ -155,7 +155,7 @@ class Keeper:
     async def _submit(self) -> float | None:
         batch = self.batch
         assert batch.input_file is not None
-        created = await self._desk.provider.created(batch.id) if self._doubtful else []
+        created = await self._desk.provider.created(batch) if self._doubtful else []
         if not created:
             left = await steps.count_members(self._lane, batch.id)
             if left < batch.lines:
@@ -202,7 +202,7 @@ class Keeper:
 
     async def _cancel_others(self) -> None:
         """Another keeper, stopped in mid-step, may have created a batch beside this one's."""
-        for other in await self._desk.provider.created(self.batch.id):
+        for other in await self._desk.provider.created(self.batch):
             if other.id != self.batch.provider_id and not other.over:
                 await self._desk.provider.cancel(other.id)
 
@@ -247,7 +247,7 @@ class Keeper:
         """Whether nobody needs it any more, or it is late and another backend can still help."""
         if not await steps.any_member(self._lane, self.batch.id):
             return True
-        if self.batch.deadline is None or not self._desk.map.leads_elsewhere(self.batch.model):
+        if self.batch.deadline is None or not self._desk.map.hurries_elsewhere(self.batch.model):
             return False
         left = (self.batch.deadline - datetime.now(UTC)).total_seconds()
         return 0 < left < self._desk.backend.live_seconds
@@ -318,7 +318,8 @@ class Keeper:
         return found
 
     async def _give_up(self, error: Refused) -> float | None:
-        """The provider wants nothing of it."""
+        """The provider wants nothing of it; or another keeper has taken its file away."""
+        await self._still_keep()
         await self._rows.fail(PassingError(str(error), status=error.status, body=error.body))
         return await self._end(str(error))
 

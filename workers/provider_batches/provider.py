@@ -4,8 +4,9 @@ Bytes are decoded here and not by the SDK: HTML under status 200 is a failure li
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from itertools import count
 from typing import IO, TypeVar
 from uuid import UUID
 
@@ -25,7 +26,9 @@ from workers.backends.openai_key import key_of
 METADATA_KEY = "carpool_batch"
 PAGE = 100
 PAGES = 20
-"""How far back what is our own is looked for: the last 2,000 batches, or files."""
+"""How far back an upload is looked for; one that is not found is made again, for no money."""
+CLOCKS_APART_SECONDS = 3600.0
+"""How far the provider's clock may be behind ours."""
 CONNECT_SECONDS = 10.0
 LINE_BYTES = 64 * 1024 * 1024
 """A longer line of an output file is no answer."""
@@ -57,8 +60,9 @@ class _Errors(msgspec.Struct):
     data: list[BatchFault] | None = None
 
 
-class _Listed(msgspec.Struct):
+class _Listed(msgspec.Struct, kw_only=True):
     id: str
+    created_at: float | None = None
 
 
 class Seen(_Listed, kw_only=True):
@@ -162,10 +166,14 @@ class Provider:
             )
             return _decode(response.content, Seen)
 
-    async def created(self, batch: UUID) -> list[Seen]:
-        """The batches there that carry our id, newest first."""
-        name = str(batch)
-        listed = self._listed("/batches", Seen)
+    async def created(self, batch: ProviderBatch) -> list[Seen]:
+        """The batches there that carry our id, newest first.
+
+        However many others are newer: one that is not found is created, and paid, again.
+        """
+        name = str(batch.id)
+        since = batch.created_at.timestamp() - CLOCKS_APART_SECONDS
+        listed = self._listed("/batches", Seen, since=since)
         return [seen async for seen in listed if (seen.metadata or {}).get(METADATA_KEY) == name]
 
     async def get(self, identifier: str) -> Seen:
@@ -211,9 +219,12 @@ class Provider:
             for line in lines.finish():
                 yield line
 
-    async def _listed(self, path: str, kind: type[_Found], **query: str) -> AsyncIterator[_Found]:
+    async def _listed(
+        self, path: str, kind: type[_Found], *, since: float | None = None, **query: str
+    ) -> AsyncIterator[_Found]:
+        """Page by page: back to a time, where one is given, else so many pages."""
         after: dict[str, str] = {}
-        for _ in range(PAGES):
+        for number in count(1):
             async with self._calling():
                 response = await self._client.get(
                     path,
@@ -224,9 +235,11 @@ class Provider:
                 found = [_decode(item, kind) for item in page.data]
             for item in found:
                 yield item
-            if not (page.has_more and found):
+            last = {"after": found[-1].id} if page.has_more and found else after
+            # A page that ends as the one before is that of a server that does not know `after`.
+            if last == after or (number >= PAGES if since is None else _is_before(found, since)):
                 return
-            after = {"after": found[-1].id}
+            after = last
 
     @asynccontextmanager
     async def _calling(self) -> AsyncIterator[None]:
@@ -267,6 +280,12 @@ class Provider:
     def _note_failure(self) -> None:
         if self.failing_since is None:
             self.failing_since = asyncio.get_running_loop().time()
+
+
+def _is_before(page: Sequence[_Listed], since: float) -> bool:
+    """Whether a page and all behind it are older; no where the newest is not first."""
+    first, last = page[0].created_at, page[-1].created_at
+    return first is not None and last is not None and last <= first < since
 
 
 def _is_json(body: bytes) -> bool:

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import structlog
 
@@ -35,6 +36,7 @@ CHUNK_BYTES = 8_000_000
 UNANSWERED = frozenset({"batch_expired", "batch_cancelled"})
 """The provider did not come to it: another try, elsewhere perhaps, needs no pause."""
 EXPIRED_STATUS = 408
+REASON_LENGTH = 300
 log = structlog.get_logger()
 
 
@@ -81,7 +83,7 @@ def read_line(text: bytes, *, backend: str, model: str) -> Told:
     """
     try:
         line = _decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableError(f"it is no line of a batch: {error}") from None
     name = parse_custom_id(line.custom_id)
     if name is None:
@@ -226,11 +228,18 @@ class Reading:
                 failures.append(self._failures.put(result))
         channels = await asyncio.gather(*waiting, return_exceptions=True)
         for result, channel in zip(results, channels, strict=True):
-            if isinstance(channel, BaseException):
+            if isinstance(channel, asyncpg.DataError):
+                # For ever: the file must not be read for ever, and the lines behind never.
+                failure = PassingError(f"The answer cannot be stored: {channel}"[:REASON_LENGTH])
+                self._chunk.append(Told(result.id, result.epoch, failure))
+            elif isinstance(channel, BaseException):
                 raise PassingError(f"An answer was not stored: {channel!r}") from channel
-            self._notify(result, channel)
+            else:
+                self._notify(result, channel)
         await asyncio.gather(*failures)
         self.count.returned += len(failures)
+        if self._chunk:
+            await self.store()
 
     def _result(self, told: Told) -> Result | Failure:
         attempts = self._members[told.id].attempts + 1

@@ -51,7 +51,7 @@ class Rows:
         """Hand rows back unharmed: it counts as no attempt."""
         for begin in range(0, len(members), RELEASE_ROWS):
             chunk = members[begin : begin + RELEASE_ROWS]
-            await self._finisher.release(self._lane, [(m.id, m.epoch) for m in chunk])
+            await steps.release(self._lane, self._desk.keeper, self._batch.id, chunk)
 
     async def fail(self, failure: PassingError) -> None:
         """Each row has failed an attempt."""
