@@ -15,6 +15,7 @@ from api.services import Services
 from carpool.errors import InvalidRequest, NotFound
 from carpool.notices import CHANGED_CHANNEL
 from carpool.routing import Route, RouteError
+from carpool.settings import patient_of
 from db.keys import Identity
 from db.routes import Change, delete_route, list_routes, route_changes, set_route
 
@@ -58,6 +59,7 @@ async def put(request: Request) -> Response:
             route,
             actor=_actor(identity),
             backends=services.settings.backends,
+            patient=patient_of(services.settings.backends),
         )
     except RouteError as error:
         raise InvalidRequest(str(error), param=error.param, code="invalid_route") from None

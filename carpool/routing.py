@@ -126,9 +126,17 @@ Priced = Callable[[Leg], bool]
 
 
 def check(
-    model: str, route: Route, *, backends: Collection[str], routes: Mapping[str, Route]
+    model: str,
+    route: Route,
+    *,
+    backends: Collection[str],
+    patient: Collection[str] = (),
+    routes: Mapping[str, Route],
 ) -> None:
-    """Raise RouteError where a model cannot have this route beside the other routes."""
+    """Raise RouteError where a model cannot have this route beside the other routes.
+
+    ``patient`` are the backends that gather what waits and take their time.
+    """
     if not 0 < len(model) <= MAX_NAME_LENGTH or re.match(TEXT, model) is None:
         raise RouteError(
             f"A model's name is 1 to {MAX_NAME_LENGTH} characters of UTF-8, without NUL.", "model"
@@ -149,6 +157,11 @@ def check(
             )
         if leg.after_seconds is not None and leg.left_seconds is not None:
             raise RouteError("A leg has one time condition at most.", f"{where}.left_seconds")
+        if leg.timed and leg.backend in patient:
+            raise RouteError(
+                f"'{leg.backend}' gathers what waits: a leg to it has no time condition.",
+                f"{where}.{'after' if leg.after_seconds is not None else 'left'}_seconds",
+            )
         if leg.timed and leg.share is not None:
             raise RouteError(
                 "A leg with a time condition has no share of the traffic.", f"{where}.share"

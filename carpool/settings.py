@@ -1,6 +1,7 @@
 """One frozen `Settings`, built once from the environment and one TOML file."""
 
 import tomllib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -283,7 +284,13 @@ class Settings(BaseSettings):
         routes = {model: settings.route for model, settings in found.items()}
         for model, route in routes.items():
             try:
-                check(model, route, backends=self.backends, routes=routes)
+                check(
+                    model,
+                    route,
+                    backends=self.backends,
+                    patient=patient_of(self.backends),
+                    routes=routes,
+                )
             except RouteError as error:
                 short = found[model].backends and str(error.param).startswith("legs")
                 where = "backends" if short else error.param
@@ -313,6 +320,11 @@ class Settings(BaseSettings):
     def directory(self) -> Path:
         """The data directory, absolute."""
         return self.data_dir.expanduser().absolute()
+
+
+def patient_of(backends: Mapping[str, BackendSettings]) -> list[str]:
+    """Those of the backends that gather what waits, and take their time."""
+    return [name for name, kind in backends.items() if isinstance(kind, OpenAIBatchSettings)]
 
 
 def served_name(backend: VLLMSettings) -> str:

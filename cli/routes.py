@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from carpool.errors import ConfigurationError
 from carpool.leg_text import format_route, parse_leg
 from carpool.routing import Route, RouteError
-from carpool.settings import Settings
+from carpool.settings import Settings, patient_of
 from carpool.windows import parse_seconds
 from cli.announcement import announced
 from cli.opened_database import opened_database
@@ -37,7 +37,12 @@ async def change(
         )
         async with opened_database(settings) as database:
             before = await routes.set_route(
-                database, model, route, actor=_actor(), backends=settings.file.backends
+                database,
+                model,
+                route,
+                actor=_actor(),
+                backends=settings.file.backends,
+                patient=patient_of(settings.file.backends),
             )
     except (RouteError, ValueError) as error:
         raise ConfigurationError(f"routes: {error}") from None

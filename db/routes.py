@@ -61,6 +61,7 @@ select distinct backend from runs where ended_at is null or ended_at > now() - i
 union select backend from legs
 """
 _decode_live = msgspec.json.Decoder(dict[str, float | None]).decode
+PATIENT = "select distinct backend from runs where patience_seconds is not null"
 CLASS_NAMES = ("interactive", "flex", "batch")
 BY_FILE = "file"
 BY_DISCOVERY = "discovery"
@@ -122,17 +123,25 @@ async def known_backends(database: Fetches) -> frozenset[str]:
 
 
 async def set_route(
-    database: Database, model: str, route: Route, *, actor: str, backends: Collection[str] = ()
+    database: Database,
+    model: str,
+    route: Route,
+    *,
+    actor: str,
+    backends: Collection[str] = (),
+    patient: Collection[str] = (),
 ) -> Route | None:
     """Give a model a route, and note who did; returns the route before.
 
-    ``backends`` are known beside those that the database knows. Raises RouteError, with nothing
-    changed, for a route that cannot be.
+    ``backends``, and those of them that are ``patient``, are known beside those that the database
+    knows. Raises RouteError, with nothing changed, for a route that cannot be.
     """
     async with database.transaction() as driver:
         await driver.fetch(LOCK)
         routes, _ = await _stored(driver)
-        check(model, route, backends={*backends, *await known_backends(driver)}, routes=routes)
+        known = {*backends, *await known_backends(driver)}
+        slow = {*patient, *(row["backend"] for row in await driver.fetch(PATIENT))}
+        check(model, route, backends=known, patient=slow, routes=routes)
         return await _put(driver, model, route, routes, actor=actor)
 
 

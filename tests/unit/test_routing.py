@@ -128,6 +128,22 @@ def test_what_a_patient_backend_has_no_time_for_is_left_to_the_legs_behind_it() 
     ]
 
 
+@pytest.mark.parametrize(
+    ("leg", "condition"),
+    [
+        (Leg(backend="a", after_seconds=60), "after_seconds"),
+        (Leg(backend="a", left_seconds=60), "left_seconds"),
+    ],
+    ids=["after", "left"],
+)
+def test_a_patient_backend_has_no_time_condition(leg: Leg, condition: str) -> None:
+    route = Route(legs=(leg, Leg(backend="b")))
+    check("m", route, backends=BACKENDS, patient=["b"], routes={})
+    with pytest.raises(RouteError, match="gathers what waits") as caught:
+        check("m", route, backends=BACKENDS, patient=["a"], routes={})
+    assert caught.value.param == f"legs[0].{condition}"
+
+
 def test_a_leg_that_is_too_dear_is_not_there() -> None:
     legs = [Leg(backend="a", max_price=1), Leg(backend="b", upstream="big")]
     assert cells("m", legs, "a", live={"a", "b"}, priced=lambda leg: False) == []
