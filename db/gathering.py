@@ -16,14 +16,15 @@ from db.sql import load
 GATHER = load("gather")
 
 
-def _counting(which: str) -> str:
+def _counting(which: str, *, state: int = 0) -> str:
     """What waits of a group; deadlines to the minute, so that there are few, and no streams."""
     return f"""
 select w.endpoint, w.batch_id, date_bin('1 minute', w.deadline, 'epoch') as deadline,
     count(*)::integer as rows
 from (
     select q.endpoint, q.batch_id, q.deadline from queue q
-    where q.model = $1 and q.team_id = $2 and q.state = 0 and not q.streamed and {which} limit $3
+    where q.model = $1 and q.team_id = $2 and q.state = {state} and not q.streamed
+        and {which} limit $3
 ) w
 group by 1, 2, 3
 """  # noqa: S608 - texts of this module
@@ -35,6 +36,11 @@ SURVEY_BY_PREFIX = _counting(
 SURVEY_BY_AGE = _counting("q.class = 1 and q.share is null order by q.id")
 SURVEY_BY_SHARE = _counting(
     "q.class = $4 and q.share is not null and q.share >= $5 and q.share < $6 order by q.share, q.id"
+)
+SURVEY_SUSPECTS = _counting(
+    "q.lost = $4 and q.class = $5 and coalesce(q.share, -1) >= $6 and coalesce(q.share, -1) < $7"
+    " order by q.id",
+    state=3,
 )
 # Those of batches that are stopped are left to the sweep.
 DEADLINES = """
@@ -55,10 +61,11 @@ PAUSED = """
 select p.upstream
 from unnest($2::text[]) as w(completion_window)
 join provider_batches p on p.backend = $1 and p.completion_window = w.completion_window
-where p.state = 3 and p.ended_at > now() - make_interval(secs => $3) and p.error = $4
+where p.state = 3 and p.ended_at > now() - make_interval(secs => $3) and starts_with(p.error, $4)
 """
 
-WITHOUT_SHARES = (-1, -1)
+WITHOUT_SHARES = (-1, 0)
+"""Rows that have none, as the range of shares that they count as."""
 RECENT_BATCHES = 200
 """From so many of a window, the last ones, its waiting times are learned."""
 
@@ -148,6 +155,7 @@ async def gather(
         wanted.rows,
         [_shares(group)[0] for group in groups],
         [_shares(group)[1] for group in groups],
+        [group.lost for group in groups],
     )
     return int(rows[0]["lines"]) if rows else 0
 
@@ -170,6 +178,8 @@ async def paused_models(
 
 def _survey(group: Group) -> tuple[str, tuple[int, ...]]:
     """The statement that looks at a group in the order in which it is gathered."""
+    if group.lost:
+        return SURVEY_SUSPECTS, (group.lost, group.cell.service_class, *_shares(group))
     if group.cell.kind is Kind.SHARE:
         return SURVEY_BY_SHARE, (group.cell.service_class, *group.cell.shares)
     if group.by_prefix:

@@ -96,7 +96,25 @@ select coalesce(sum(tokens), 0)::bigint as tokens from provider_batches
 where backend = $1 and state < 3 and upstream = $2 and id <> $3
 """
 NO_ROOM = "token_limit_exceeded"
-"""The error of a provider batch that the provider's enqueued-token limit kept out."""
+"""What the error of a provider batch that the enqueued-token limit kept out begins with."""
+# With what was enqueued beside it; one that waited for room here was never at the provider.
+LAST_REFUSAL = """
+select
+    p.error, extract(epoch from now() - p.ended_at)::float8 as seconds_ago,
+    (p.tokens + (
+        select coalesce(sum(o.tokens), 0) from provider_batches o
+        where o.backend = $1 and o.completion_window = any($3) and o.upstream = $2
+            and o.error is null and o.submitted_at < p.ended_at
+            and (o.state < 3 or o.state = 3 and o.ended_at > p.submitted_at)
+    ))::bigint as tokens
+from unnest($3::text[]) as w(completion_window)
+join provider_batches p on p.backend = $1 and p.completion_window = w.completion_window
+where p.state = 3 and p.ended_at > now() - make_interval(secs => $4) and p.upstream = $2
+    and p.provider_id is not null and starts_with(p.error, $5)
+order by p.ended_at desc limit 1
+"""
+REFUSAL_SECONDS = 86_400.0
+"""For so long a refusal is remembered."""
 
 
 class LostError(Exception):
@@ -129,6 +147,15 @@ class ProviderBatch(msgspec.Struct, frozen=True):
     error_file: str | None
     created_at: datetime
     submitted_at: datetime | None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The provider had no room: what it said, how long ago, and what would have been enqueued."""
+
+    error: str
+    seconds_ago: float
+    tokens: int
+    """Estimated, of the refused and of what was enqueued beside it."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -249,6 +276,14 @@ async def enqueued_tokens(lane: Fetches, backend: str, upstream: str, *, but: UU
     """The tokens of the open provider batches of a backend and upstream model, without one."""
     [row] = await lane.fetch(OPEN_TOKENS, backend, upstream, but)
     return int(row["tokens"])
+
+
+async def last_refusal(
+    lane: Fetches, backend: str, upstream: str, windows: Sequence[str]
+) -> Refusal | None:
+    """The last time, within a day, that the provider had no room for a backend's upstream model."""
+    rows = await lane.fetch(LAST_REFUSAL, backend, upstream, windows, REFUSAL_SECONDS, NO_ROOM)
+    return Refusal(*rows[0].values()) if rows else None
 
 
 async def _step(

@@ -1,6 +1,7 @@
 -- Makes a provider batch of rows that wait, and makes them its own, in one transaction: batch rows in
 -- the order of their prefix key and flex rows by age, a number of each (class, team, rank); where the
--- model's route cuts shares, those from $21 up to but without $22 (for other rows -1).
+-- model's route cuts shares, those from $21 up to but without $22 (other rows count as -1). Where $23
+-- is above 0, suspects that were lost so often: they can do the provider no harm.
 --
 -- Found, locked and reached as in claim_by_prefix; like a claim, it takes nothing for a run that was
 -- ended, nor by routes that have changed. Streams, of which there are no more than clients that wait,
@@ -15,8 +16,9 @@ with taken as (
             array(
                 select picked.ctid
                 from unnest(
-                    $6::smallint[], $7::integer[], $8::smallint[], $9::integer[], $21::integer[]
-                ) as pick(class, team_id, rank, take, share)
+                    $6::smallint[], $7::integer[], $8::smallint[], $9::integer[], $21::integer[],
+                    $23::integer[]
+                ) as pick(class, team_id, rank, take, share, lost)
                 cross join lateral (
                     select looked.ctid
                     from (
@@ -41,13 +43,14 @@ with taken as (
                     limit pick.take
                 ) picked
                 where
-                    pick.class = 2 and pick.share < 0
+                    pick.class = 2 and pick.share < 0 and pick.lost = 0
                     and exists (select from routing where version = $3)
             )
             || array(
                 select picked.ctid
-                from unnest($6::smallint[], $7::integer[], $9::integer[], $21::integer[])
-                    as pick(class, team_id, take, share)
+                from unnest(
+                    $6::smallint[], $7::integer[], $9::integer[], $21::integer[], $23::integer[]
+                ) as pick(class, team_id, take, share, lost)
                 cross join lateral (
                     select looked.ctid
                     from (
@@ -67,14 +70,15 @@ with taken as (
                     limit pick.take
                 ) picked
                 where
-                    pick.class = 1 and pick.share < 0
+                    pick.class = 1 and pick.share < 0 and pick.lost = 0
                     and exists (select from routing where version = $3)
             )
             || array(
                 select picked.ctid
                 from unnest(
-                    $6::smallint[], $7::integer[], $9::integer[], $21::integer[], $22::integer[]
-                ) as pick(class, team_id, take, share, below)
+                    $6::smallint[], $7::integer[], $9::integer[], $21::integer[], $22::integer[],
+                    $23::integer[]
+                ) as pick(class, team_id, take, share, below, lost)
                 cross join lateral (
                     select looked.ctid
                     from (
@@ -98,7 +102,41 @@ with taken as (
                         )
                     limit pick.take
                 ) picked
-                where pick.share >= 0 and exists (select from routing where version = $3)
+                where
+                    pick.share >= 0 and pick.lost = 0
+                    and exists (select from routing where version = $3)
+            )
+            || array(
+                select picked.ctid
+                from unnest(
+                    $6::smallint[], $7::integer[], $9::integer[], $21::integer[], $22::integer[],
+                    $23::integer[]
+                ) as pick(class, team_id, take, share, below, lost)
+                cross join lateral (
+                    select looked.ctid
+                    from (
+                        select w.ctid, w.endpoint, w.batch_id, w.deadline
+                        from queue w
+                        where
+                            w.state = 3 and w.model = $4 and w.lost = pick.lost
+                            and w.class = pick.class and w.team_id = pick.team_id
+                            and coalesce(w.share, -1) >= pick.share
+                            and coalesce(w.share, -1) < pick.below and not w.streamed
+                        order by w.id
+                        limit $20
+                        for update skip locked
+                    ) looked
+                    where
+                        looked.endpoint = $5
+                        and (
+                            looked.batch_id = any($10::uuid[])
+                            or looked.batch_id is null
+                            and coalesce(looked.deadline, 'infinity') >= $11
+                            and ($12::timestamptz is null or looked.deadline < $12)
+                        )
+                    limit pick.take
+                ) picked
+                where pick.lost > 0 and exists (select from routing where version = $3)
             )
         )
         and (select true from runs where id = $2 and ended_at is null for share)

@@ -105,6 +105,7 @@ BACKENDS = "select backend from results where batch_id = $1::uuid"
 ONE_OF = "select id from requests where batch_id = $1::uuid limit 1"
 FORGET = "delete from provider_batches where state = 3"
 """From the windows' times in other tests the planner must not learn."""
+REFUSALS = "select count(*) from provider_batches where error like $1"
 LEFT_OVER = "select count(*) from queue where owner_kind = 2"
 
 
@@ -439,13 +440,66 @@ async def test_a_key_that_is_revoked_while_the_provider_computes_loses_nothing(
 async def test_what_the_enqueued_token_limit_keeps_out_returns_and_goes_later(
     stack: Stack, double: Double
 ) -> None:
-    """It counts as no attempt."""
+    """In halves, where the provider names no limit; it counts as no attempt."""
     await double.batch_fault(code="token_limit_exceeded", message="Enqueued token limit reached.")
     async with batches_of(stack) as batches:
         batch = await batches.create(lines(20))
         await ended(batches, batch, 20)
-    assert [b.status for b in (await double.seen()).batches] == ["failed", "completed"]
+    seen = [b.status for b in (await double.seen()).batches]
+    assert seen[0] == "failed"
+    assert set(seen[1:]) == {"completed"}
+    assert 2 <= len(seen[1:]) <= 3
     assert await stack.value(TRIES, name_of(batch)) == 0
+
+
+async def test_the_enqueued_token_limit_is_learned_from_the_refusal(
+    stack: Stack, double: Double
+) -> None:
+    """One refusal tells the limit; what alone passes it fails with the provider's words."""
+    await double.configure(enqueued_tokens=100)
+    try:
+        async with batches_of(stack) as batches:
+            batch = await batches.create(lines(30))
+            await ended(batches, batch, 30)
+            statuses = [b.status for b in (await double.seen()).batches]
+            assert statuses.count("failed") == 1
+            assert await stack.value(TRIES, name_of(batch)) == 0
+            huge = {"model": MODEL, "messages": [{"role": "user", "content": "Who? " * 300}]}
+            batch = await batches.create([*lines(5), line("r5", body=huge)])
+            seen = await batches.ended(batch["id"])
+            output, error = await batches.proven(seen, names(6))
+        assert (len(output), len(error)) == (5, 1)
+        [response] = [item["response"] for item in error]
+        assert (response["status_code"], response["body"]["error"]["code"]) == (
+            400,
+            "token_limit_exceeded",
+        )
+        assert "Limit: 100 enqueued tokens" in response["body"]["error"]["message"]
+    finally:
+        await double.configure(enqueued_tokens=None)
+
+
+async def test_a_row_alone_that_finds_no_room_for_long_fails(stack: Stack, double: Double) -> None:
+    """Where no limit is named, after as many attempts as any other failure takes."""
+    reason = "Enqueued token limit reached."
+    await double.batch_fault(code="token_limit_exceeded", message=reason, times=None)
+    async with batches_of(stack) as batches:
+        batch = await batches.create(lines(1))
+        seen = await batches.ended(batch["id"])
+        _, [item] = await batches.proven(seen, names(1))
+    error = item["response"]["body"]["error"]
+    assert (item["response"]["status_code"], error["code"]) == (400, "token_limit_exceeded")
+
+
+@pytest.mark.parametrize("code", ["token_limit_exceeded", "another"])
+async def test_a_refusal_with_a_nul_is_noted_without_it(
+    stack: Stack, double: Double, code: str
+) -> None:
+    await double.batch_fault(code=code, message="Not\0 now.")
+    async with batches_of(stack) as batches:
+        batch = await batches.create(lines(10))
+        await ended(batches, batch, 10)
+    assert await stack.value(REFUSALS, f"%{code}: Not now.") == 1
 
 
 async def test_lines_that_the_provider_names_fail_and_the_others_go_on(

@@ -133,9 +133,17 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
             gathering.GATHER,
             (
                 *(RUN, RUN, 1, "tiny", 0, [2, 1], [1, 2], [0, 0], [64, 64], [RUN], NOW, NOW),
-                *("engine", "tiny", "24h", "", NOW, RUN, 15.0, 1000, [-1, 5], [-1, 9]),
+                *("engine", "tiny", "24h", "", NOW, RUN, 15.0, 1000, [-1, 5], [0, 9], [0, 0]),
             ),
         ),
+        "gather suspects": (
+            gathering.GATHER,
+            (
+                *(RUN, RUN, 1, "tiny", 0, [2, 1], [1, 2], [0, 0], [64, 64], [RUN], NOW, NOW),
+                *("engine", "tiny", "24h", "", NOW, RUN, 15.0, 1000, [-1, 5], [0, 9], [2, 3]),
+            ),
+        ),
+        "survey of suspects": (gathering.SURVEY_SUSPECTS, ("tiny", 1, 1000, 2, 2, -1, 0)),
         "survey by prefix": (gathering.SURVEY_BY_PREFIX, ("tiny", 1, 1000, 0)),
         "survey by age": (gathering.SURVEY_BY_AGE, ("tiny", 1, 1000)),
         "survey by share": (gathering.SURVEY_BY_SHARE, ("tiny", 1, 1000, 2, 5, 9)),

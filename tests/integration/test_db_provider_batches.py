@@ -167,6 +167,35 @@ async def test_of_traffic_that_is_cut_a_share_is_taken(
     assert [row["share"] for row in taken] == [500, 600]
 
 
+async def test_suspects_are_taken_like_all_that_waits(bench: "Bench") -> None:
+    """Of the cell and lost as often as is asked for; others wait on."""
+    run = await bench.run()
+    taken = await bench.fill(2, **BATCH)
+    others: list[dict[str, Any]] = [FLEX, {"streamed": True}, {"team_id": 2}, {"share": 5}]
+    left = [i for changes in others for i in await bench.fill(2, **(BATCH | changes))]
+    await bench.sql("update queue set state = 3, lost = 2")
+    left += await bench.fill(2, **BATCH)
+    suspects = group(lost=2)
+    assert await survey(run.lane, [suspects], rows=10) == [Waiters(suspects, 0, None, None, 2)]
+    assert await survey(run.lane, [group(lost=3)], rows=10) == []
+    assert await gather(run, wanted(takes={suspects: 10})) == 2
+    claimed = await bench.sql("select id from queue where state = 1")
+    assert {row["id"] for row in claimed} == set(taken)
+    assert await gather(run, wanted(takes={group(): 10})) == 2
+
+
+async def test_suspects_of_cut_traffic_are_taken_by_their_share(bench: "Bench") -> None:
+    run = await bench.run()
+    for share in (0, 500, 9999):
+        await bench.fill(1, share=share, **BATCH)
+    await bench.sql("update queue set state = 3, lost = 2")
+    cell = replace(CELLS[ServiceClass.BATCH], kind=Kind.SHARE, shares=(500, 9999))
+    suspects = group(cell=cell, lost=2)
+    [found] = await survey(run.lane, [suspects], rows=10)
+    assert found.rows == 1
+    assert await gather(run, wanted(takes={suspects: 10})) == 1
+
+
 async def test_what_does_not_fit_stands_in_nobodys_way(bench: "Bench") -> None:
     """Though it comes first; of what fits, no more is taken than was asked for."""
     run = await bench.run()
@@ -439,11 +468,42 @@ async def test_tokens_of_open_batches_add_up(bench: "Bench") -> None:
     assert await steps.open_tokens(lane, first) == 40
     assert await steps.enqueued_tokens(lane, BACKEND, "theirs", but=new_id()) == 80
     await bench.sql("delete from queue")
-    await steps.ended(lane, ME, second, steps.NO_ROOM)
+    await steps.ended(lane, ME, second, f"{steps.NO_ROOM}: Limit: 70 enqueued tokens.")
     assert await steps.open_tokens(lane, first) == 0
     paused = await paused_models(lane, BACKEND, [WINDOW], seconds=60)
     assert paused == {"theirs"}
     assert await paused_models(lane, BACKEND, [WINDOW], seconds=0) == set()
+    # It was never at the provider.
+    assert await steps.last_refusal(lane, BACKEND, "theirs", [WINDOW]) is None
+
+
+async def refused(bench: "Bench", tokens: int, error: str) -> None:
+    """One of ours that was submitted, and ended with an error."""
+    batch, lane = await gathered(bench, 1), bench.lane()
+    batch = await steps.measured(lane, ME, batch, lines=1, size=1, tokens=tokens)
+    batch = await steps.uploaded(lane, ME, batch, "file")
+    batch = await steps.submitted(lane, ME, batch, f"batch_{batch.id}", "validating")
+    await bench.sql("delete from queue where owner = $1", batch.id)
+    await steps.ended(lane, ME, batch, error)
+
+
+async def test_the_last_refusal_tells_what_was_enqueued_then(bench: "Bench") -> None:
+    """What the provider had beside it counts, what it refused does not; a day later all is over."""
+    lane = bench.lane()
+    beside = await gathered(bench, 1)
+    beside = await steps.measured(lane, ME, beside, lines=1, size=1, tokens=50)
+    beside = await steps.uploaded(lane, ME, beside, "file")
+    await steps.submitted(lane, ME, beside, "batch_beside", "in_progress")
+    await refused(bench, 40, f"{steps.NO_ROOM}: No.")
+    await refused(bench, 30, "The provider refused the batch.")
+    found = await steps.last_refusal(lane, BACKEND, "theirs", [WINDOW])
+    assert found is not None
+    assert (found.error, found.tokens) == (f"{steps.NO_ROOM}: No.", 90)
+    assert 0 <= found.seconds_ago < 600
+    for backend, upstream in ((BACKEND, "another"), ("another", "theirs")):
+        assert await steps.last_refusal(lane, backend, upstream, [WINDOW]) is None
+    await bench.sql("update provider_batches set ended_at = now() - interval '25 hours'")
+    assert await steps.last_refusal(lane, BACKEND, "theirs", [WINDOW]) is None
 
 
 def result_of(member: steps.Member) -> Result:

@@ -1,7 +1,7 @@
 """What waits for a provider's Batch API is gathered, unless others would take it in time."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -9,6 +9,7 @@ from carpool.ids import new_id
 from carpool.routing import Leg, Route
 from carpool.settings import OpenAIBatchSettings
 from carpool.states import ServiceClass
+from db.gathering import gather
 from db.routes import set_route
 from db.runs import set_patience
 from workers.map import Map
@@ -26,6 +27,17 @@ insert into batches (id, team_id, key_id, endpoint, completion_window, input_fil
     status, expires_at)
 values ($1, 1, $1, 0, '24h', 'file', $1, 1, now() + interval '10 hours')
 """
+ENQUEUED = """
+insert into provider_batches (id, backend, model, upstream, endpoint, completion_window, reason,
+    lines, bytes, tokens)
+values ($1, $2, $3, $3, 0, '24h', '', 1, 1, $4)
+"""
+
+
+def patient(**changes: Any) -> OpenAIBatchSettings:
+    """Of a backend that waits for no company."""
+    values = {"kind": "openai_batch", "api_key": "sk-any", "gather_seconds": 0.001}
+    return OpenAIBatchSettings.model_validate(values | changes)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +65,42 @@ async def test_what_is_late_for_all_windows_is_left_to_those_who_take_it(
     await bench.sql(HURRIED, batch)
     await bench.fill(3, service_class=ServiceClass.BATCH)
     await bench.sql("update queue set batch_id = $1", batch)
-    settings = OpenAIBatchSettings.model_validate(
-        {"kind": "openai_batch", "api_key": "sk-any", "gather_seconds": 0.001}
-    )
-    gatherer, routes = Gatherer(PATIENT, settings), Map(PATIENT)
+    gatherer, routes = Gatherer(PATIENT, patient()), Map(PATIENT)
     await set_patience(run.lane, run.id, gatherer.patience_seconds)
+    await routes.read(run.lane)
+    await gatherer.look(run.lane, routes, now=datetime.now(UTC))
+    found = await gatherer.look(run.lane, routes, now=datetime.now(UTC))
+    assert sum(sum(one.takes.values()) for one in found) == gathered
+
+
+async def test_suspects_are_gathered_where_nobody_else_would_take_them(bench: "Bench") -> None:
+    """Rows that may have killed engines of the team's are harmless to a provider."""
+    run = await bench.run(PATIENT)
+    await set_route(
+        bench.database, MODEL, Route(legs=(LEG,)), actor="test", backends={PATIENT, OWN}
+    )
+    await bench.fill(3, service_class=ServiceClass.BATCH)
+    await bench.fill(2, service_class=ServiceClass.FLEX)
+    await bench.sql("update queue set lost = 2, state = 3")
+    gatherer, routes = Gatherer(PATIENT, patient()), Map(PATIENT)
+    await routes.read(run.lane)
+    await gatherer.look(run.lane, routes, now=datetime.now(UTC))
+    [wanted] = await gatherer.look(run.lane, routes, now=datetime.now(UTC))
+    lines = await gather(
+        run.lane, wanted, run=run.id, version=routes.version, keeper=run.id, lease_seconds=15.0
+    )
+    assert lines == 5
+
+
+@pytest.mark.parametrize(("enqueued", "gathered"), [(0, 3), (90, 3), (91, 0), (100, 0)])
+async def test_nothing_is_gathered_for_less_than_a_tenth_of_the_tokens(
+    bench: "Bench", enqueued: int, gathered: int
+) -> None:
+    run = await bench.run(PATIENT)
+    await set_route(bench.database, MODEL, Route(legs=(LEG,)), actor="test", backends={PATIENT})
+    await bench.sql(ENQUEUED, new_id(), PATIENT, MODEL, enqueued)
+    await bench.fill(3, service_class=ServiceClass.BATCH)
+    gatherer, routes = Gatherer(PATIENT, patient(max_enqueued_tokens=100)), Map(PATIENT)
     await routes.read(run.lane)
     await gatherer.look(run.lane, routes, now=datetime.now(UTC))
     found = await gatherer.look(run.lane, routes, now=datetime.now(UTC))

@@ -153,10 +153,22 @@ async def test_it_is_full_only_when_the_next_would_pass_a_limit() -> None:
 
 
 async def test_what_no_file_can_hold_is_refused_and_the_rest_goes() -> None:
-    most = Limits(lines=10, bytes=500, tokens=100)
-    members, found, contents = await written([10, 5000, 10], PLENTY, most=most)
+    most = Limits(lines=10, bytes=500, tokens=50)
+    members, found, contents = await written([10, 5000, 10, 200], PLENTY, most=most)
     assert [line["custom_id"] for line in found] == [custom_id(members[0]), custom_id(members[2])]
-    assert [refused for refused, _ in contents.refused] == [members[1]]
+    assert [(refused, fault.code) for refused, fault in contents.refused] == [
+        (members[1], "invalid_request"),
+        (members[3], "token_limit_exceeded"),
+    ]
+
+
+@pytest.mark.parametrize(("alone", "lines"), [(True, 1), (False, 0)])
+async def test_what_passes_the_room_for_tokens_goes_alone_or_waits(alone: bool, lines: int) -> None:
+    """Its size is an estimate: whether it is too large, the provider says."""
+    limits = Limits(lines=10, bytes=10_000, tokens=50, alone=alone)
+    members, found, contents = await written([400, 10], limits)
+    assert len(found) == lines
+    assert contents.left == members[lines:]
 
 
 async def test_many_pages_become_one_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,15 @@ import msgspec
 
 from carpool.batch_lines import BYTES_PER_TOKEN
 from carpool.states import ENDPOINTS, ServiceClass
-from db.provider_batches import Member, ProviderBatch
+from db.provider_batches import NO_ROOM, Member, ProviderBatch
 from workers.backends import openai_body
 from workers.backends.protocol import Call
+from workers.provider_batches.provider import BatchFault
 
 PAGE_ROWS = 1000
 LIVE_FIELDS = ("service_tier",)
 """What is said of live calls alone: the window has taken its place."""
+INVALID = "invalid_request"
 _encode = msgspec.json.Encoder().encode
 
 Bodies = Callable[[Sequence[UUID]], Awaitable[Sequence[tuple[UUID, bytes]]]]
@@ -25,11 +27,15 @@ Bodies = Callable[[Sequence[UUID]], Awaitable[Sequence[tuple[UUID, bytes]]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one file may hold; ``tokens`` None is no limit."""
+    """What one file may hold; ``tokens`` None is no limit.
+
+    ``alone``: nothing else is enqueued, and a first line goes however many tokens it has.
+    """
 
     lines: int
     bytes: int
     tokens: int | None = None
+    alone: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,7 +47,7 @@ class Contents:
     tokens: int = 0
     left: list[Member] = field(default_factory=list)
     """Those that the limits left out, and that another file may hold."""
-    refused: list[tuple[Member, str]] = field(default_factory=list)
+    refused: list[tuple[Member, BatchFault]] = field(default_factory=list)
     """Those that no file can hold, and why."""
 
 
@@ -141,17 +147,26 @@ def _add(
     try:
         line = line_of(member, body, batch, group=group)
     except msgspec.DecodeError as error:
-        contents.refused.append((member, f"The body is invalid: {error}."))
+        contents.refused.append((member, BatchFault(INVALID, f"The body is invalid: {error}.")))
         return b""
     tokens = tokens_of(body)
-    if len(line) > most.bytes or (most.tokens is not None and tokens > most.tokens):
-        contents.refused.append((member, "The request is larger than the provider's batches."))
+    if len(line) > most.bytes:
+        fault = BatchFault(INVALID, "The request is larger than the provider's batches.")
+        contents.refused.append((member, fault))
+        return b""
+    if most.tokens is not None and tokens > most.tokens:
+        text = f"The request alone is larger than the limit of {most.tokens} enqueued tokens."
+        contents.refused.append((member, BatchFault(NO_ROOM, text)))
         return b""
     if (
         contents.left
         or contents.lines >= limits.lines
         or contents.bytes + len(line) > limits.bytes
-        or (limits.tokens is not None and contents.tokens + tokens > limits.tokens)
+        or (
+            limits.tokens is not None
+            and contents.tokens + tokens > limits.tokens
+            and (contents.lines or not limits.alone)
+        )
     ):
         contents.left.append(member)
         return b""

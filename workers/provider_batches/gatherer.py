@@ -25,10 +25,13 @@ from workers.provider_batches.planner import (
     shortest_seconds,
     span_of,
 )
+from workers.provider_batches.token_limit import token_limit
 
 GATHERED = (Kind.WHOLE, Kind.SHARE)
 """A leg that opens with time is of no use to a backend that takes its time."""
 NO_BATCH = UUID(int=0)
+LEAST_ROOM = 0.1
+"""Of the limit of enqueued tokens: for less than that, rows are not gathered and handed back."""
 
 
 class Bucket(NamedTuple):
@@ -71,7 +74,7 @@ class Gatherer:
             if cell.kind in GATHERED and cell.service_class is not ServiceClass.INTERACTIVE
         ]
         firsts = await waiting(lane, cells, routes.teams)
-        groups = [first.group for first in firsts if not first.group.lost]
+        groups = list(dict.fromkeys(first.group for first in firsts))
         if not groups:
             self._since.clear()
             return []
@@ -111,11 +114,11 @@ class Gatherer:
         ]
 
     async def _has_room(self, lane: Lane, bucket: Bucket) -> bool:
-        most = self._settings.max_enqueued_tokens
+        most = await token_limit(lane, self._name, self._settings, bucket.upstream)
         if most is None:
             return True
         taken = await enqueued_tokens(lane, self._name, bucket.upstream, but=NO_BATCH)
-        return taken < most
+        return not taken or most - taken >= LEAST_ROOM * most
 
     def _gathering(
         self,

@@ -7,6 +7,7 @@ by any process: what is at the provider carries our id, and is found there.
 import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from uuid import UUID
 
 import structlog
 
-from carpool.errors import PassingError, Unavailable
+from carpool.errors import PassingError, Unavailable, error_body
 from carpool.lines import Line
 from carpool.states import ENDPOINTS, ProviderBatchState
 from db import provider_batches as steps
@@ -25,7 +26,8 @@ from workers.provider_batches.batch_file import Limits, parse_custom_id, write
 from workers.provider_batches.desk import Desk
 from workers.provider_batches.provider import BatchFault, Refused, Seen
 from workers.provider_batches.reading import Reading, RubbishError, Told, missing
-from workers.provider_batches.rows import Rows
+from workers.provider_batches.rows import REFUSED_STATUS, Rows
+from workers.provider_batches.token_limit import stated, token_limit
 
 READINGS = 3
 """How often files with unreadable lines are read before what they do not tell counts as missing."""
@@ -296,13 +298,32 @@ class Keeper:
 
     async def _refused(self, seen: Seen) -> str:
         """What became of the rows of a file that the provider took nothing of, in a word."""
-        if any(fault.code == NO_ROOM for fault in seen.faults):
-            await self._rows.release(await self._rows.left())
-            return NO_ROOM
+        for fault in seen.faults:
+            if fault.code == NO_ROOM:
+                return await self._kept_out(fault)
         reason = "; ".join(f"{fault.code}: {fault.message}" for fault in seen.faults)
         error = f"The provider refused the batch: {reason or 'it gives no reason'}"
         faults = {fault.line: fault for fault in seen.faults if fault.line is not None}
         await self._rows.judge(error[:ERROR_LENGTH], await self._named(faults))
+        return error
+
+    async def _kept_out(self, fault: BatchFault) -> str:
+        """The rows go later, in less company; one for which there is no room alone fails.
+
+        One far below the limit waits, too: others use the provider's account.
+        """
+        error = f"{NO_ROOM}: {fault.message or ''}"
+        members, limit, tokens = await self._rows.left(), stated(error), self.batch.tokens
+        alone = self.batch.lines == 1 and not await steps.open_tokens(self._lane, self.batch)
+        if not alone or (limit is not None and tokens * 2 <= limit):
+            await self._rows.release(members)
+        elif limit is not None and tokens > limit:
+            await self._rows.refuse(dict.fromkeys(members, fault))
+        else:
+            # The estimate leaves it open, so that the attempts decide.
+            message = fault.message or "The provider's limit of enqueued tokens is reached."
+            body = error_body(message, "invalid_request_error", code=NO_ROOM)
+            await self._rows.fail(PassingError(error, status=REFUSED_STATUS, body=body))
         return error
 
     async def _named(self, faults: dict[int, BatchFault]) -> dict[UUID, BatchFault]:
@@ -341,7 +362,8 @@ class Keeper:
         return True
 
     async def _end(self, error: str | None) -> float | None:
-        error = None if error is None else error[:ERROR_LENGTH]
+        # No text of Postgres holds a NUL, and what the provider says may.
+        error = None if error is None else error.replace("\0", "")[:ERROR_LENGTH]
         await steps.ended(self._lane, self._desk.keeper, self.batch, error)
         log.info("provider_batch_ended", provider_batch=str(self.batch.id), error=error)
         return None
@@ -363,8 +385,9 @@ class Keeper:
 
     async def _limits(self) -> Limits:
         """What there is room for now, beside the other open batches."""
-        most = self._most
-        if most.tokens is None:
-            return most
-        taken = await steps.open_tokens(self._lane, self.batch)
-        return Limits(lines=most.lines, bytes=most.bytes, tokens=max(most.tokens - taken, 0))
+        backend, batch = self._desk.backend, self.batch
+        limit = await token_limit(self._lane, batch.backend, backend, batch.upstream)
+        if limit is None:
+            return self._most
+        taken = await steps.open_tokens(self._lane, batch)
+        return replace(self._most, tokens=max(limit - taken, 0), alone=not taken)

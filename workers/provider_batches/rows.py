@@ -79,10 +79,7 @@ class Rows:
         """Return what does not fit into the file, and end what never will."""
         await self.release(contents.left)
         if contents.refused:
-            code = "invalid_request"
-            await self.refuse(
-                {member: BatchFault(code, reason) for member, reason in contents.refused}
-            )
+            await self.refuse(dict(contents.refused))
 
     async def judge(self, error: str, faults: Mapping[UUID, BatchFault]) -> None:
         """The provider takes none of the file: the named rows end, the others return.
