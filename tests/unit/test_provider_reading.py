@@ -75,7 +75,11 @@ def test_no_response_and_no_reason_is_a_failure_all_the_same(error: Any) -> None
     assert isinstance(told(error=error), PassingError)
 
 
-@pytest.mark.parametrize("custom_id", ["", "r1", f"{ID.hex}", f"{ID.hex}.", f"{ID.hex}.x", "a.1"])
+@pytest.mark.parametrize(
+    "custom_id",
+    ["", "r1", f"{ID.hex}", f"{ID.hex}.", f"{ID.hex}.x", "a.1"],
+    ids=range(6),  # of all processes that collect it the same
+)
 def test_a_custom_id_that_is_none_of_ours_is_unreadable(custom_id: str) -> None:
     with pytest.raises(UnreadableError):
         told(custom_id=custom_id)
