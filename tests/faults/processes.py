@@ -4,19 +4,20 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tests.stack import CARPOOL, END_SECONDS, Stack, clean_environment, eventually
 
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """A process that is stopped for as long as the context lasts."""
+    """A process that is stopped for as long as the context lasts, if it lives so long."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
