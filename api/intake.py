@@ -115,10 +115,17 @@ def _decode(endpoint: Endpoint, raw: bytes) -> Body:
             "The JSON body of your request is nested too deeply.", code="invalid_json"
         ) from None
     if holds_nul(raw):
-        raise InvalidRequest(
-            "Invalid body: a text holds the character NUL (\\u0000).", code="invalid_value"
-        )
+        raise _nul(raw)
     return body
+
+
+def _nul(raw: bytes) -> InvalidRequest:
+    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    param = next((name for name, value in fields.items() if holds_nul(bytes(value))), None)
+    where = "Invalid body" if param is None else f"Invalid value for '{param}'"
+    return InvalidRequest(
+        f"{where}: a text holds the character NUL (\\u0000).", param=param, code="invalid_value"
+    )
 
 
 def refusal(reason: str) -> InvalidRequest:

@@ -161,7 +161,7 @@ async def test_a_client_that_takes_nothing_of_its_stream_does_not_hold_it(
         "stream": True,
         "n": 8,
         "max_tokens": 8000,
-        "carpool_simulate": {"milliseconds_per_token": 0.2},
+        "carpool_simulate": {"milliseconds_per_token": 0.8},
     }
     content = msgspec.json.encode(flood)
     address = urlsplit(hasty_stack.base_url)
