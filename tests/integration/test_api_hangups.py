@@ -159,9 +159,9 @@ async def test_a_client_that_takes_nothing_of_its_stream_does_not_hold_it(
     team = await hasty_stack.new_key("takes nothing")
     flood = CHAT | {
         "stream": True,
-        "n": 8,
+        "n": 24,
         "max_tokens": 8000,
-        "carpool_simulate": {"milliseconds_per_token": 0.8},
+        "carpool_simulate": {"milliseconds_per_token": 0.2},
     }
     content = msgspec.json.encode(flood)
     address = urlsplit(hasty_stack.base_url)
