@@ -40,16 +40,9 @@ async def admit(
     route = await services.catalog.route(intake.model)
     key = key_of(request, intake.endpoint)
     if key is None and _retries(request) > 0:
-        found = await take_over(
-            services.database,
-            team_id=identity.team_id,
-            fingerprint=intake.fingerprint,
-            incarnation=services.incarnation,
-        )
-        if found is not None:
-            ticket = Ticket(request=found[0], connection=found[1])
-            if await _joined(services, ticket.request, sink):
-                return ticket
+        ticket = await _taken_over(services, identity, intake, sink)
+        if ticket is not None:
+            return ticket
     sharing = sharing_of(request, intake)
     submission = _submission(
         services,
@@ -96,6 +89,21 @@ async def admit(
     for backend in {leg.backend for leg in route.legs}:
         services.doorbell.ring(backend, bell)
     return Ticket(request=submission.id, connection=submission.id, key=key, cache=cache)
+
+
+async def _taken_over(
+    services: Services, identity: Identity, intake: Intake, sink: Sink | None
+) -> Ticket | None:
+    """The undelivered request that a client's retry repeats; None where it is new work."""
+    found = await take_over(
+        services.database,
+        team_id=identity.team_id,
+        fingerprint=intake.fingerprint,
+        incarnation=services.incarnation,
+    )
+    if found is None or not await _joined(services, found[0], sink):
+        return None
+    return Ticket(request=found[0], connection=found[1])
 
 
 async def _kept(

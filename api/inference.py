@@ -76,18 +76,7 @@ async def _answered(
         if disconnect.done():
             return NOTHING
         disconnect.cancel()
-        with suppress(TimeoutError, DatabaseAway, Unavailable):
-            # A retry that comes before this is stored would be taken for new work.
-            async with asyncio.timeout(NOTE_SECONDS):
-                await noted
-        return error_response(
-            Unavailable(
-                "The answer is not ready yet; the same request, sent again, waits on for it.",
-                code="still_waiting",
-                retry_after_seconds=RETRY_AFTER_SECONDS,
-            ),
-            public_id(REQUEST_PREFIX, ticket.request),
-        )
+        return await _still_waiting(ticket, noted)
     body = end.body
     if body is None:
         try:
@@ -119,6 +108,22 @@ async def _answered(
             services.disconnected(ticket, alone=alone)
 
     return JSON(body, end.status_code, headers, written)
+
+
+async def _still_waiting(ticket: Ticket, noted: asyncio.Future[None]) -> Response:
+    """Send a client back before it gives up, once the end of its connection is noted."""
+    with suppress(TimeoutError, DatabaseAway, Unavailable):
+        # A retry that comes before this is stored would be taken for new work.
+        async with asyncio.timeout(NOTE_SECONDS):
+            await noted
+    return error_response(
+        Unavailable(
+            "The answer is not ready yet; the same request, sent again, waits on for it.",
+            code="still_waiting",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        ),
+        public_id(REQUEST_PREFIX, ticket.request),
+    )
 
 
 async def _accepted(services: Services, ticket: Ticket, team_id: int) -> Response:
