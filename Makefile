@@ -1,4 +1,5 @@
-# Needs make and Python 3.11 or newer; everything else is installed into .venv.
+# Needs make and Python 3.11 or newer; everything else is installed into .venv, but for the programs
+# that tests drive (tests/programs.py), which are Debian's packages.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -10,6 +11,7 @@ run: install
 	$(BIN)/carpool up
 
 test: .venv/.dev .venv/.vllm
+	$(BIN)/python -m tests.programs
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not vllm"
 	$(BIN)/python -m pytest -m vllm
 
