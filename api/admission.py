@@ -3,21 +3,26 @@
 The rules are those of COMPAT section 3, 'Duplicate work'.
 """
 
+from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
 from starlette.requests import Request
 
+from api.auth import REQUEST
 from api.idempotency import key_of, stored_once
 from api.intake import Intake
 from api.services import Services, Ticket
 from api.sharing import sharing_of
+from api.traces import described
 from api.waiting import Sink
+from carpool import tracing
 from carpool.errors import Unavailable
 from carpool.ids import new_id
 from carpool.notices import Waiting
 from carpool.routing import SHARES
 from carpool.states import ENDPOINTS
+from carpool.windows import DEADLINE_HEADER, parse_deadline
 from db.cache import find_answer, give_answer
 from db.delivery import attach, leave, take_over
 from db.keys import Identity
@@ -34,9 +39,11 @@ async def admit(
     """Store a request durably, or find the one that it repeats.
 
     ``sink`` waits for the answer, from before the request can be claimed; it is None where no one
-    waits. Raises NotFound for an unknown model, IdempotencyMismatch for a reused key, Unavailable
-    where Postgres is away; the sink then waits for nothing.
+    waits. Raises NotFound for an unknown model, InvalidRequest for a deadline that is none,
+    IdempotencyMismatch for a reused key, Unavailable where Postgres is away; the sink then waits
+    for nothing.
     """
+    deadline = _deadline(request)
     route = await services.catalog.route(intake.model)
     key = key_of(request, intake.endpoint)
     if key is None and _retries(request) > 0:
@@ -51,7 +58,10 @@ async def admit(
         waits=sink is not None,
         shared=route.shared,
         shareable=sharing.shareable,
+        deadline=deadline,
     )
+    request.scope[REQUEST] = submission.id
+    described(submission)
     cache = None
     if route.cache_seconds and key is None:
         most = min(route.cache_seconds, sharing.max_age_seconds)
@@ -159,6 +169,7 @@ def _submission(
     waits: bool,
     shared: bool,
     shareable: bool,
+    deadline: datetime | None,
 ) -> Submission:
     return Submission(
         id=new_id(),
@@ -175,8 +186,15 @@ def _submission(
         channel=services.incarnation if waits else None,
         share=intake.fingerprint.int % SHARES if shared else None,
         prefix_key=intake.prefix_key,
+        deadline=deadline,
         shareable=shareable,
+        traceparent=tracing.current().traceparent,
     )
+
+
+def _deadline(request: Request) -> datetime | None:
+    text = request.headers.get(DEADLINE_HEADER)
+    return None if text is None else datetime.now(UTC) + parse_deadline(text)
 
 
 def _shortened(person: str | None) -> str | None:

@@ -97,6 +97,8 @@ class Kind(Enum):
     """Those that have waited for so many seconds, by age."""
     LEFT = "left"
     """Those of batches with so many seconds left, or fewer, by age."""
+    DUE = "due"
+    """Those with a deadline of their own in so many seconds, or fewer, the nearest first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -113,7 +115,7 @@ class Cell:
     shares: tuple[int, int] = ALL_SHARES
     """From, and up to but without."""
     of_shares: bool = False
-    """Of a cell by time: whether it is about the rows that have a share, or those without."""
+    """Of a cell by age: whether it is about the rows that have a share, or those without."""
     seconds: float = 0.0
 
     def takes(self, team: str) -> bool:
@@ -166,11 +168,6 @@ def check(
             raise RouteError(
                 "A leg with a time condition has no share of the traffic.", f"{where}.share"
             )
-        if leg.left_seconds is not None and not leg.serves(ServiceClass.BATCH):
-            raise RouteError(
-                "Only batches have a deadline: 'left_seconds' needs the class 'batch'.",
-                f"{where}.left_seconds",
-            )
     total = sum(leg.share or 0 for leg in route.legs)
     cut = round(total * SHARES / 100)
     if cut > SHARES or (cut < SHARES and all(leg.share is not None for leg in route.legs)):
@@ -217,7 +214,7 @@ def cells(
     """What a backend, itself taken as up, may claim of a model now, given which others are up.
 
     ``patience`` names the backends that take their time, and below how many seconds left they
-    leave the lines of a batch to the legs behind them.
+    leave what has a deadline to the legs behind them.
     """
     legs_with_shares = [
         (leg, shares)
@@ -243,24 +240,49 @@ def cells(
                 found += _untimed(model, leg, shares, service_class, up)
                 slow = [(patience or {}).get(other.backend) for other, _ in up]
                 waits = [seconds for seconds in slow if seconds is not None]
-                if waits and service_class is ServiceClass.BATCH:
+                if waits:
                     hurried = msgspec.structs.replace(leg, left_seconds=max(waits))
                     found += _timed(model, hurried, service_class)
     return found
 
 
+def upstreams(
+    legs: Sequence[Leg],
+    backend: str,
+    *,
+    service_class: ServiceClass,
+    team: str,
+    share: int | None,
+) -> set[str | None]:
+    """The names at a backend under which the legs of a model may lead a request there.
+
+    Whatever the time, the prices and which backends are up; more than one where several legs fit.
+    """
+    bucket = SHARES - 1 if share is None else share
+    return {
+        leg.upstream
+        for leg, shares in zip(legs, _ranges(legs), strict=True)
+        if leg.backend == backend
+        and leg.serves(service_class)
+        and (leg.teams is None or team in leg.teams)
+        and (shares is None or shares[0] <= bucket < shares[1])
+    }
+
+
 def _timed(model: str, leg: Leg, service_class: ServiceClass) -> Iterable[Cell]:
-    if leg.left_seconds is not None and service_class is not ServiceClass.BATCH:
-        return
-    after = leg.after_seconds is not None
-    for of_shares in (False, True):
+    if leg.after_seconds is not None:
+        kind = Kind.AFTER
+    else:
+        kind = Kind.LEFT if service_class is ServiceClass.BATCH else Kind.DUE
+    # Deadlines have one index, ages have two.
+    for of_shares in (False,) if kind is Kind.DUE else (False, True):
         yield Cell(
             model=model,
             upstream=leg.upstream or model,
             service_class=service_class,
-            kind=Kind.AFTER if after else Kind.LEFT,
+            kind=kind,
             teams=None if leg.teams is None else frozenset(leg.teams),
-            seconds=(leg.after_seconds if after else leg.left_seconds) or 0.0,
+            seconds=leg.after_seconds or leg.left_seconds or 0.0,
             of_shares=of_shares,
         )
 

@@ -124,12 +124,15 @@ class BatchStatus(IntEnum):
 
 class ProviderBatchState(IntEnum):
     """The state of a row of ``provider_batches``; its keeper alone moves it on. Queue rows stay its
-    own until they are answered, or the provider says that they will not be."""
+    own until they are answered, or the provider says that they will not be.
+
+    One that goes as ``background`` responses has no file, and is never UPLOADED."""
 
     GATHERED = 0
     """Its rows are its own, and nothing of it is at the provider for certain. Left by the upload of
-    its file, or by its end where no row is left, or none can go. A crash leaves a file at the
-    provider perhaps, which is looked for before another is uploaded."""
+    its file, or before its first response is created, or by its end where no row is left, or none
+    can go. A crash leaves a file at the provider perhaps, which is looked for before another is
+    uploaded."""
 
     UPLOADED = 1
     """``input_file`` lies at the provider. Left by the submission, by its end where no row is left,
@@ -139,7 +142,11 @@ class ProviderBatchState(IntEnum):
     SUBMITTED = 2
     """The provider computes it as ``provider_id``. Left by its end, when the provider's files are
     read and each row has ended or returned. A crash lets the next keeper read the files anew: what
-    was stored is its own no more."""
+    was stored is its own no more.
+
+    In the background its rows become responses, each in ``provider_responses`` from its creation
+    until it is settled. A crash lets the next keeper create those that are not noted, and ask for
+    the others."""
 
     ENDED = 3
     """It owns no row, and nobody keeps it. ``error`` says why, where it gave no answers."""

@@ -1,10 +1,11 @@
-"""Spans of time as people write them; completion windows among them: how long a batch may take."""
+"""Spans of time as people write them; among them how long a batch, or a request, may take."""
 
 import re
 from datetime import timedelta
 
 from carpool.errors import InvalidRequest
 
+DEADLINE_HEADER = "x-carpool-deadline"
 UNITS_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_WINDOW = timedelta(days=30)
 _SPAN = re.compile(r"(?P<count>[0-9]{1,9}(\.[0-9]{1,6})?)(?P<unit>[smhd]?)")
@@ -22,6 +23,22 @@ def parse_window(text: str) -> timedelta:
         f"Invalid value for 'completion_window': '{text[:40]}'. Expected '24h', or another number "
         f"of seconds, minutes, hours or days up to {MAX_WINDOW.days} days ('90s', '30m', '2h').",
         param="completion_window",
+        code="invalid_value",
+    )
+
+
+def parse_deadline(text: str) -> timedelta:
+    """How long a request may take: more than 0, up to 30 days; raises InvalidRequest."""
+    try:
+        span = timedelta(seconds=parse_seconds(text))
+    except ValueError:
+        span = timedelta(0)
+    if timedelta(0) < span <= MAX_WINDOW:
+        return span
+    raise InvalidRequest(
+        f"Invalid value for '{DEADLINE_HEADER}': '{text[:40]}'. Expected more than 0 seconds, "
+        f"minutes, hours or days, and up to {MAX_WINDOW.days} days ('90s', '30m', '2h').",
+        param=DEADLINE_HEADER,
         code="invalid_value",
     )
 

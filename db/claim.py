@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from carpool.ids import id_at
-from carpool.routing import ALL_SHARES, Cell, Kind
+from carpool.routing import ALL_SHARES, SHARES, Cell, Kind
 from carpool.states import OwnerKind, ServiceClass
 from db.database import Lane
 from db.routes import routing_version
@@ -17,10 +17,12 @@ from db.sql import load
 
 CLAIM_BY_AGE = load("claim_by_age")
 CLAIM_BY_AGE_OF_SHARES = CLAIM_BY_AGE.replace("share is null", "share is not null")
+CLAIM_BY_DEADLINE = load("claim_by_deadline")
 CLAIM_BY_PREFIX = load("claim_by_prefix")
 CLAIM_BY_SHARE = load("claim_by_share")
 CLAIM_SUSPECTS = load("claim_suspects")
 WAITING = load("waiting")
+WAITING_DEADLINES = load("waiting_deadlines")
 WAITING_SHARES = load("waiting_shares")
 # Of the batches that are near their deadline, those with a row that waits.
 LEFT = """
@@ -44,14 +46,18 @@ TEAMS = "select id, name from teams where name = any($1::text[])"
 # A statement of its own: where one that locks rows also prunes partitions as it runs, Postgres 18.4
 # reads freed memory, and dies of it now and then.
 BODIES = """
-select r.id, r.body from unnest($1::uuid[]) as claimed(id) join requests r on r.id = claimed.id
+select r.id, r.body, r.traceparent
+from unnest($1::uuid[]) as claimed(id) join requests r on r.id = claimed.id
 """
 # Read after the claim, so that whoever was told of a cancel sees nothing claimed after it run.
-STOPPED = "select id from batches where id = any($1::uuid[]) and (status <> 1 or expiring)"
+BATCHES = """
+select id, expires_at, status <> 1 or expiring as stopped from batches where id = any($1::uuid[])
+"""
 
 NO_ID = UUID(int=0)
 LAST_ID = UUID(int=2**128 - 1)
 LOWEST_PREFIX = -(2**63)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class StaleRoutesError(Exception):
@@ -76,10 +82,13 @@ class Claim(msgspec.Struct, frozen=True):
     rank: int
     batch_id: UUID | None
     deadline: datetime | None
+    """Its own, or its batch's."""
     upstream: str
     body: bytes
     stopped: bool
     """Of a batch that was cancelled, or has expired: not to be run, for the sweep ends it."""
+    traceparent: str | None = None
+    """Of the span that took the request in; None where that was not traced."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +114,11 @@ class Group:
         """Whether it is claimed in a walk over a key, and not by age."""
         return self.cell.kind is Kind.SHARE or self.by_prefix
 
+    @property
+    def by_deadline(self) -> bool:
+        """Whether it is claimed in the order of deadlines."""
+        return self.cell.kind is Kind.DUE
+
     def holds(self, claim: Claim) -> bool:
         """Whether a claim may be of this group."""
         return (
@@ -119,19 +133,32 @@ class First(NamedTuple):
     """The first row of a group that waits, in the order in which it is claimed."""
 
     group: Group
-    prefix_key: int
+    key: int
+    """Of a walk the prefix key or the share, of a group by deadline its `key_of`; else 0."""
     id: UUID
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pick:
-    """How many rows to claim of a group, after which (key, id) and before which id."""
+    """How many rows to claim of a group, after which (key, id), and before which id or deadline."""
 
     group: Group
     take: int
     after: UUID = NO_ID
     after_key: int = LOWEST_PREFIX
     before: UUID = LAST_ID
+    due_before: datetime | None = None
+    """Of a group by deadline alone."""
+
+
+def key_of(deadline: datetime) -> int:
+    """A deadline as the key of a place: in microseconds."""
+    return (deadline - EPOCH) // timedelta(microseconds=1)
+
+
+def deadline_at(key: int) -> datetime:
+    """The inverse of `key_of`; what lies before all deadlines is the epoch."""
+    return EPOCH + timedelta(microseconds=max(key, 0))
 
 
 async def team_names(lane: Lane, names: Collection[str]) -> dict[int, str]:
@@ -155,7 +182,7 @@ async def waiting(
     for row in await lane.fetch(WAITING, models, by_age):
         if row["lost"]:
             for cell in _fitting(cells, row, teams):
-                if _suspects(cell, row["share"], row["id"]):
+                if _suspects(cell, row):
                     group = Group(cell=cell, team_id=row["team_id"], lost=row["lost"])
                     found.append(First(group, 0, row["id"]))
             continue
@@ -173,7 +200,23 @@ async def waiting(
                 found.append(First(group, cell.shares[0], row["id"]))
             elif cell.kind is Kind.AFTER and cell.of_shares:
                 found.append(First(group, 0, row["id"]))
+    found += await _due(lane, cells, teams)
     return found + await _left(lane, cells, teams)
+
+
+async def _due(lane: Lane, cells: Sequence[Cell], teams: dict[int, str]) -> list[First]:
+    near = [cell for cell in cells if cell.kind is Kind.DUE]
+    if not near:
+        return []
+    models = list({cell.model for cell in near})
+    classes = list({int(cell.service_class) for cell in near})
+    now = datetime.now(UTC)
+    return [
+        First(Group(cell=cell, team_id=row["team_id"]), key_of(row["deadline"]), row["id"])
+        for row in await lane.fetch(WAITING_DEADLINES, models, classes)
+        for cell in _fitting(near, row, teams)
+        if row["deadline"] < now + timedelta(seconds=cell.seconds)
+    ]
 
 
 async def _left(lane: Lane, cells: Sequence[Cell], teams: dict[int, str]) -> list[First]:
@@ -206,19 +249,27 @@ def _classes(cells: Sequence[Cell], *, of_shares: bool) -> list[int]:
     )
 
 
-def _suspects(cell: Cell, share: int | None, identifier: UUID) -> bool:
-    """Whether a suspect is a cell's; of batches near their deadline whatever time is left."""
+def _suspects(cell: Cell, row: Any) -> bool:
+    """Whether suspects are a cell's; of batches near their deadline whatever time is left."""
     low, high = _shares(cell)
-    old_enough = cell.kind is not Kind.AFTER or (
-        identifier < id_at(datetime.now(UTC) - timedelta(seconds=cell.seconds))
-    )
-    return low <= (-1 if share is None else share) < high and old_enough
+    now = datetime.now(UTC)
+    match cell.kind:
+        case Kind.AFTER:
+            in_time = row["id"] < id_at(now - timedelta(seconds=cell.seconds))
+        case Kind.DUE:
+            deadline = row["deadline"]
+            in_time = deadline is not None and deadline < now + timedelta(seconds=cell.seconds)
+        case _:
+            in_time = True
+    return low <= (-1 if row["share"] is None else row["share"]) < high and in_time
 
 
 def _shares(cell: Cell) -> tuple[int, int]:
     """The range of shares of a cell's rows, where no share is -1."""
     if cell.kind is Kind.SHARE:
         return cell.shares
+    if cell.kind is Kind.DUE:
+        return (-1, SHARES)
     return ALL_SHARES if cell.of_shares else (-1, 0)
 
 
@@ -255,7 +306,8 @@ async def claim(
     head = (run, version)
     owned = (owner or run, owner_kind)
     if first.lost:
-        within = (classes[0], teams[0], *_shares(first.cell), picks[0].before)
+        bounds = (picks[0].before, picks[0].due_before)
+        within = (classes[0], teams[0], *_shares(first.cell), *bounds)
         rows = await lane.fetch(
             CLAIM_SUSPECTS, *head, models[0], first.lost, takes[0], *owned, *within
         )
@@ -271,6 +323,12 @@ async def claim(
         rows = await lane.fetch(
             CLAIM_BY_SHARE, *head, models, classes, teams, below, keys, after, takes, *owned
         )
+    elif first.by_deadline:
+        begins = [deadline_at(pick.after_key) for pick in picks]
+        ends = [pick.due_before for pick in picks]
+        rows = await lane.fetch(
+            CLAIM_BY_DEADLINE, *head, models, classes, teams, begins, after, takes, *owned, ends
+        )
     else:
         before = [pick.before for pick in picks]
         query = CLAIM_BY_AGE_OF_SHARES if first.cell.of_shares else CLAIM_BY_AGE
@@ -279,9 +337,11 @@ async def claim(
         if await routing_version(lane) != version:
             raise StaleRoutesError
         return []
-    bodies = dict(await lane.fetch(BODIES, [row["id"] for row in rows]))
-    batches = {row["batch_id"] for row in rows} - {None}
-    stopped = {row["id"] for row in await lane.fetch(STOPPED, batches)} if batches else set()
+    bodies = {row["id"]: row for row in await lane.fetch(BODIES, [row["id"] for row in rows])}
+    of_batches = {row["batch_id"] for row in rows} - {None}
+    batches = (
+        {row["id"]: row for row in await lane.fetch(BATCHES, of_batches)} if of_batches else {}
+    )
     upstreams = {
         (pick.group.cell.model, pick.group.cell.service_class, pick.group.team_id): pick.group.cell
         for pick in picks
@@ -289,11 +349,18 @@ async def claim(
     claims = []
     for row in rows:
         cell = upstreams.get((row["model"], row["class"], row["team_id"]), first.cell)
-        body = bodies[row["id"]]
-        claims.append(Claim(*(*row, cell.upstream, body, row["batch_id"] in stopped)))
+        *columns, deadline = row
+        stopped = False
+        if row["batch_id"] in batches:
+            _, deadline, stopped = batches[row["batch_id"]]
+        _, body, traceparent = bodies[row["id"]]
+        told = (cell.upstream, body, stopped, traceparent)
+        claims.append(Claim(*(*columns, deadline, *told)))
     # Rows come back in the order of their place in the table.
     if first.by_prefix:
         claims.sort(key=lambda claim: (claim.rank, claim.prefix_key, claim.id))
+    elif first.by_deadline:
+        claims.sort(key=lambda claim: (claim.deadline or EPOCH, claim.id))
     else:
         claims.sort(key=lambda claim: claim.id)
     return claims

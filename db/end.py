@@ -43,8 +43,8 @@ ABANDONED = Ending(
 EXPIRED = Ending(
     outcome=Outcome.EXPIRED,
     status=408,
-    code="request_expired",
-    message="This request could not be executed before its deadline.",
+    code="deadline_exceeded",
+    message="This request was not answered before its deadline.",
 )
 CONDEMNED = Ending(
     outcome=Outcome.FAILED,

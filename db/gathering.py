@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 
 from carpool.routing import Kind
+from carpool.states import ENDPOINTS, Endpoint
 from db.claim import Group
 from db.database import Lane
 from db.provider_batches import NO_ROOM
@@ -20,13 +21,13 @@ def _counting(which: str, *, state: int = 0) -> str:
     """What waits of a group; deadlines to the minute, so that there are few, and no streams."""
     return f"""
 select w.endpoint, w.batch_id, date_bin('1 minute', w.deadline, 'epoch') as deadline,
-    count(*)::integer as rows
+    count(*)::integer as rows, w.verbatim
 from (
-    select q.endpoint, q.batch_id, q.deadline from queue q
+    select q.endpoint, q.batch_id, q.deadline, q.verbatim from queue q
     where q.model = $1 and q.team_id = $2 and q.state = {state} and not q.streamed
         and {which} limit $3
 ) w
-group by 1, 2, 3
+group by 1, 2, 3, 5
 """  # noqa: S608 - texts of this module
 
 
@@ -78,6 +79,13 @@ class Waiters(msgspec.Struct, frozen=True):
     batch_id: UUID | None
     deadline: datetime | None
     rows: int
+    verbatim: bool = False
+    """Found to have no equal as a response."""
+
+    @property
+    def translatable(self) -> bool:
+        """Whether they may go as background responses, for all that is known."""
+        return ENDPOINTS[self.endpoint] is Endpoint.CHAT and not self.verbatim
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +109,10 @@ class Gathering:
     before: datetime | None
     """From it on, another window fits a row by itself better."""
     deadline: datetime | None
+    verbatim: bool = False
+    """Whose rows are: those that cannot go as responses, or those that may."""
+    background: bool = False
+    """Whether it goes as background responses."""
 
 
 async def survey(lane: Lane, groups: Sequence[Group], *, rows: int) -> list[Waiters]:
@@ -156,6 +168,8 @@ async def gather(
         [_shares(group)[0] for group in groups],
         [_shares(group)[1] for group in groups],
         [group.lost for group in groups],
+        wanted.verbatim,
+        wanted.background,
     )
     return int(rows[0]["lines"]) if rows else 0
 

@@ -17,7 +17,8 @@ from db.pages import bounded
 
 COLUMNS = """
 id, backend, model, upstream, endpoint, completion_window, reason, state, deadline, lines, bytes,
-tokens, input_file, provider_id, provider_status, output_file, error_file, created_at, submitted_at
+tokens, input_file, provider_id, provider_status, output_file, error_file, created_at, submitted_at,
+background
 """
 # A heartbeat that finds a batch adopted by another leaves it there.
 RENEW = """
@@ -59,6 +60,7 @@ RECALLED = _stepping("state = 0, input_file = null", state="1")
 SUBMITTED = _stepping(
     "state = 2, provider_id = $3, provider_status = $4, submitted_at = now()", state="1"
 )
+BEGUN = _stepping("state = 2, provider_status = $3, lines = $4, submitted_at = now()", state="0")
 WATCHED = _stepping("provider_status = $3, output_file = $4, error_file = $5", state="2")
 # Never while it owns a row: nobody would return that.
 ENDED = _stepping(
@@ -69,7 +71,8 @@ ENDED = _stepping(
 # submitted meanwhile, for it would be computed, and paid for, twice.
 RELEASE = """
 update queue q
-set state = case when q.lost >= 2 then 3 else 0 end, owner_kind = 0, owner = null
+set state = case when q.lost >= 2 then 3 else 0 end, owner_kind = 0, owner = null,
+    verbatim = q.verbatim or $5
 from unnest($3::uuid[], $4::integer[]) as r(id, epoch)
 where q.id = r.id and q.epoch = r.epoch and q.owner = $1
     and (
@@ -139,7 +142,7 @@ class ProviderBatch(msgspec.Struct, frozen=True):
     lines: int
     bytes: int
     tokens: int
-    """Of its prompts, estimated."""
+    """Of its prompts, estimated; 0 in the background, where they count for no limit."""
     input_file: str | None
     provider_id: str | None
     provider_status: str | None
@@ -147,6 +150,8 @@ class ProviderBatch(msgspec.Struct, frozen=True):
     error_file: str | None
     created_at: datetime
     submitted_at: datetime | None
+    background: bool = False
+    """Whether it goes as background responses, and not as a file."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -220,6 +225,13 @@ async def submitted(
     return await _step(lane, SUBMITTED, batch, keeper, provider_id, status)
 
 
+async def begun(
+    lane: Fetches, keeper: UUID, batch: ProviderBatch, *, status: str, lines: int
+) -> ProviderBatch:
+    """From GATHERED to SUBMITTED, before the first of its background responses is created."""
+    return await _step(lane, BEGUN, batch, keeper, status, lines)
+
+
 async def watched(
     lane: Fetches,
     keeper: UUID,
@@ -244,11 +256,14 @@ async def members(lane: Fetches, batch: UUID) -> list[Member]:
 
 
 async def release(
-    lane: Fetches, keeper: UUID, batch: UUID, rows: Sequence[Member]
+    lane: Fetches, keeper: UUID, batch: UUID, rows: Sequence[Member], *, verbatim: bool = False
 ) -> Sequence[UUID]:
-    """Hand rows back unharmed; returns those that were still its own, none where it was lost."""
+    """Hand rows back unharmed; returns those that were still its own, none where it was lost.
+
+    ``verbatim``: they were found to have no equal as responses, and are not to be tried so again.
+    """
     ids, epochs = [row.id for row in rows], [row.epoch for row in rows]
-    return [row["id"] for row in await lane.fetch(RELEASE, batch, keeper, ids, epochs)]
+    return [row["id"] for row in await lane.fetch(RELEASE, batch, keeper, ids, epochs, verbatim)]
 
 
 async def any_member(lane: Fetches, batch: UUID) -> bool:

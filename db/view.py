@@ -1,5 +1,6 @@
 """Requests as their owners see them: one object put together from the rows about it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -8,13 +9,15 @@ from uuid import UUID
 from sqlalchemy import text
 
 from carpool.prices import COLUMNS, Ledger
-from carpool.states import Outcome, QueueState, RequestStatus
+from carpool.routing import Leg, resolved, upstreams
+from carpool.states import Outcome, QueueState, RequestStatus, ServiceClass
 from db.database import Database
+from db.routes import list_routes
 
 VIEW = """
 select
-    r.id, r.endpoint, r.model, r.streamed, q.state, q.attempts as queue_attempts,
-    q.claimed_at, run.backend as run_backend,
+    r.id, r.endpoint, r.model, r.streamed, r.class, r.deadline, q.state, q.claimed_at, q.share,
+    run.backend as run_backend, (select name from teams where id = r.team_id) as team,
     p.backend as batch_backend, p.upstream as batch_upstream, p.reason,
     s.outcome, s.status_code, s.body, s.backend, s.upstream, s.started_at, s.completed_at,
     s.attempts, s.paid, s.saved_shared, s.saved_cache, s.saved_prefix, s.saved_window, s.saved_own,
@@ -26,6 +29,7 @@ left join results s on s.id = r.id
 left join provider_batches p on p.id = coalesce(q.owner, s.run_id)
 """
 ONE = VIEW + "where r.id = :id and r.team_id = :team_id"
+UNSEEN = VIEW.replace("s.body,", "null::bytea as body,")
 # Finished requests are walked by their results, unfinished ones by their queue rows: a team with a
 # long history may have few of them.
 CONDITIONS = {
@@ -37,6 +41,18 @@ CONDITIONS = {
     RequestStatus.EXPIRED: ("s", "s.outcome = 3"),
 }
 MAX_PAGE = 100
+# When the route of a model was last changed, or one that it leads to by an alias.
+CHANGED = """
+with recursive chain (model, target) as (
+    select model, model from routes where model = any($1::text[])
+    union
+    select c.model, r.alias from chain c join routes r on r.model = c.target
+    where r.alias is not null
+)
+select c.model, max(r.changed_at) as changed_at
+from chain c join routes r on r.model = c.target
+group by c.model
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,10 +66,12 @@ class RequestView:
     streamed: bool
     backend: str | None
     upstream: str | None
+    """While a run has it, None where its route has changed since, or has several names for it."""
     ledger: Ledger | None
     """None where it has not ended."""
     reason: str | None
     """Why it went to the provider batch that holds it, or answered it."""
+    deadline: datetime | None
     started_at: datetime | None
     completed_at: datetime | None
     attempts: int
@@ -67,7 +85,7 @@ async def view(database: Database, identifier: UUID, *, team_id: int) -> Request
         row = (
             await connection.execute(text(ONE), {"id": identifier, "team_id": team_id})
         ).one_or_none()
-    return None if row is None else _view(row)
+    return None if row is None else (await _views(database, [row]))[0]
 
 
 async def page(
@@ -91,11 +109,48 @@ async def page(
         values["after"] = after
     query = f"{VIEW} where {' and '.join(conditions)} order by {walked}.id desc limit :limit"
     async with database.connect() as connection:
-        rows = await connection.execute(text(query), values)
-        return [_view(row) for row in rows]
+        rows = (await connection.execute(text(query), values)).all()
+    return await _views(database, rows)
 
 
-def _view(row: Any) -> RequestView:
+async def views(database: Database, ids: Sequence[UUID]) -> list[RequestView]:
+    """Those of the requests that there are, of whatever team, newest first, without bodies."""
+    query = f"{UNSEEN} where r.id = any(:ids) order by r.id desc"
+    async with database.connect() as connection:
+        rows = (await connection.execute(text(query), {"ids": list(ids)})).all()
+    return await _views(database, rows)
+
+
+async def _views(database: Database, rows: Sequence[Any]) -> list[RequestView]:
+    running = {row.model for row in rows if row.outcome is None and row.run_backend is not None}
+    if not running:
+        return [_view(row, None) for row in rows]
+    changed = dict(await database.fetch(CHANGED, list(running)))
+    routes = await list_routes(database)
+    legs = {model: resolved(model, routes).legs for model in running & routes.keys()}
+    return [_view(row, _upstream(row, legs, changed)) for row in rows]
+
+
+def _upstream(
+    row: Any, legs: Mapping[str, Sequence[Leg]], changed: Mapping[str, datetime]
+) -> str | None:
+    """The model's name where a run computes it, by the route that led there."""
+    claimed = row.outcome is None and row.run_backend is not None
+    if not claimed or row.model not in legs or row.model not in changed:
+        return None
+    if changed[row.model] >= row.claimed_at:
+        return None
+    names = upstreams(
+        legs[row.model],
+        row.run_backend,
+        service_class=ServiceClass(getattr(row, "class")),
+        team=row.team,
+        share=row.share,
+    )
+    return names.pop() if len(names) == 1 else None
+
+
+def _view(row: Any, upstream: str | None) -> RequestView:
     if row.outcome is not None:
         status = RequestStatus.of(Outcome(row.outcome))
     elif row.state == QueueState.CLAIMED:
@@ -111,11 +166,12 @@ def _view(row: Any) -> RequestView:
         model=row.model,
         streamed=row.streamed,
         backend=row.backend if row.outcome is not None else row.run_backend or row.batch_backend,
-        upstream=row.upstream or row.batch_upstream,
+        upstream=row.upstream or row.batch_upstream or upstream,
         ledger=None
         if row.outcome is None
         else Ledger(**{name: getattr(row, name) for name in COLUMNS}),
         reason=row.reason,
+        deadline=row.deadline,
         started_at=row.started_at if row.outcome is not None else row.claimed_at,
         completed_at=row.completed_at,
         attempts=row.ended_claims + (1 if running or ran else 0),

@@ -33,7 +33,7 @@ class Map:
         self._prices = PriceList()
         self._read_at = -math.inf
         self._routing = Routing(version=0, routes={}, live={})
-        self._hurried: frozenset[str] = frozenset()
+        self._hurried: frozenset[tuple[str, ServiceClass]] = frozenset()
         self._seen: tuple[int, str] | None = None
 
     @property
@@ -58,11 +58,9 @@ class Map:
         # All at once: a claim that is planned meanwhile is of the version of its cells.
         self._routing, self._prices, self.cells, self.teams = routing, prices, made, teams
         self._hurried = frozenset(
-            cell.model
+            (cell.model, cell.service_class)
             for cell in others
-            if cell.service_class is ServiceClass.BATCH
-            and cell.kind is not Kind.SHARE
-            and cell.teams is None
+            if cell.kind is not Kind.SHARE and cell.teams is None
         )
         self._seen, self._read_at = seen, now
         return True
@@ -89,9 +87,11 @@ class Map:
             leg.backend != self._backend and leg.backend in self._routing.live for leg in route.legs
         )
 
-    def hurries_elsewhere(self, model: str) -> bool:
-        """Whether another backend that is up claims any team's lines of batches that are late."""
-        return model in self._hurried
+    def hurries_elsewhere(
+        self, model: str, service_class: ServiceClass = ServiceClass.BATCH
+    ) -> bool:
+        """Whether another backend that is up claims any team's late requests of a class."""
+        return (model, service_class) in self._hurried
 
 
 def _cells(routing: Routing, prices: PriceList, backend: str) -> list[Cell]:

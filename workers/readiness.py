@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from carpool.errors import EngineDied, PassingError
+from carpool.log import cause
 from workers.backends.protocol import Backend
 from workers.breaker import Breaker, is_backends
 
@@ -79,7 +80,7 @@ class Readiness:
                 self._died(error)
                 return
             except (PassingError, TimeoutError) as error:
-                log.warning("backend_unhealthy", backend=self._backend.name, reason=str(error))
+                log.warning("backend_unhealthy", backend=self._backend.name, error=cause(error))
                 healthy = False
             if healthy != self._healthy:
                 self._healthy = healthy

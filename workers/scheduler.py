@@ -3,18 +3,29 @@
 Interactive before flex before batch; within a class the teams in turn. Interactive and flex go by
 age, batch by prefix from the run's own place in the key space (DESIGN.md, section 3); what a route
 cuts by shares goes in a walk over the shares. Suspects, lost with their engines at least twice, run
-by themselves: at most 8 together, then each alone.
+by themselves: at most 8 together, then each alone. What a route opens as deadlines near goes by
+deadline, or, of batches, by age.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypedDict
 from uuid import UUID
 
 from carpool.ids import id_at, line_bounds
 from carpool.notices import Waiting
 from carpool.routing import Cell, Kind
-from db.claim import LAST_ID, LOWEST_PREFIX, NO_ID, Claim, First, Group, Pick
+from db.claim import (
+    LAST_ID,
+    LOWEST_PREFIX,
+    NO_ID,
+    Claim,
+    First,
+    Group,
+    Pick,
+    key_of,
+)
 
 SUSPECT_GROUP = 8
 ALONE_AFTER_LOSSES = 3
@@ -86,9 +97,13 @@ class Scheduler:
             cursor = self._cursors.get(group)
             if cursor is None:
                 cursor = self._cursors[group] = self._begin(group, before)
+                if group.by_deadline:
+                    cursor.key = first.key
             if group.by_prefix:
-                cursor.head = (first.prefix_key, before)
+                cursor.head = (first.key, before)
                 cursor.key, cursor.id = max((cursor.key, cursor.id), cursor.head)
+            elif group.by_deadline:
+                cursor.key, cursor.id = min((cursor.key, cursor.id), (first.key, before))
             elif not group.walked:
                 cursor.id = min(cursor.id, before)
             self._waiting.setdefault(group)
@@ -108,7 +123,7 @@ class Scheduler:
             group = min(suspects, key=lambda group: group.lost)
             del self._waiting[group]
             together = 1 if group.lost >= ALONE_AFTER_LOSSES else SUSPECT_GROUP
-            return [Pick(group=group, take=min(free, together), before=_before(group, now))]
+            return [Pick(group=group, take=min(free, together), **_bounds(group, now))]
         groups = self._first()
         share, rest = divmod(free, len(groups))
         picks = []
@@ -139,12 +154,12 @@ class Scheduler:
 
     def _pick(self, group: Group, take: int, now: datetime) -> Pick:
         cursor = self._cursors[group]
+        place = (cursor.key, cursor.id)
+        if group.by_deadline:
+            # What is past its deadline is left to the sweep.
+            place = max(place, (key_of(now), NO_ID))
         return Pick(
-            group=group,
-            take=take,
-            after=cursor.id,
-            after_key=cursor.key,
-            before=_before(group, now),
+            group=group, take=take, after_key=place[0], after=place[1], **_bounds(group, now)
         )
 
     def settle(self, picks: Sequence[Pick], claims: Sequence[Claim], *, settled: UUID) -> None:
@@ -166,7 +181,10 @@ class Scheduler:
             if cursor is None:
                 continue  # the routes changed meanwhile
             more = _walk(cursor, group, mine, full) if group.walked else full
-            if mine and not group.walked:
+            if mine and group.by_deadline:
+                # One that comes late may lie before it in any case, and is for `look` to find.
+                cursor.key, cursor.id = max(_due(claim) for claim in mine)
+            elif mine and not group.walked:
                 cursor.id = min(max(claim.id for claim in mine), settled)
             if more:
                 self._waiting.setdefault(group)
@@ -196,11 +214,25 @@ def _walk(cursor: _Cursor, group: Group, claims: Sequence[Claim], full: bool) ->
     return going_on
 
 
-def _before(group: Group, now: datetime) -> UUID:
-    """The id before which a group's rows may be claimed."""
-    if group.cell.kind is Kind.AFTER:
-        return id_at(now - timedelta(seconds=group.cell.seconds))
-    return LAST_ID if group.batch is None else line_bounds(group.batch)[1]
+def _due(claim: Claim) -> tuple[int, UUID]:
+    assert claim.deadline is not None
+    return key_of(claim.deadline), claim.id
+
+
+class _Bounds(TypedDict, total=False):
+    before: UUID
+    due_before: datetime
+
+
+def _bounds(group: Group, now: datetime) -> _Bounds:
+    """The id, or the deadline, before which a group's rows may be claimed."""
+    span = timedelta(seconds=group.cell.seconds)
+    match group.cell.kind:
+        case Kind.AFTER:
+            return {"before": id_at(now - span)}
+        case Kind.DUE:
+            return {"due_before": now + span}
+    return {"before": LAST_ID if group.batch is None else line_bounds(group.batch)[1]}
 
 
 def _rings(cell: Cell, share: int | None) -> bool:

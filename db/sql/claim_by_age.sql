@@ -1,5 +1,6 @@
 -- Claims rows in the order of their age, a number for each (model, class, team), each from a cursor
--- on and up to a bound, by which those that are too young are left out.
+-- on and up to a bound, by which those that are too young are left out. What goes on for its followers
+-- alone, a ghost, is its batch's no more.
 --
 -- The rows are found, locked and then reached by ctid: joined back by id, the planner hashes the
 -- whole queue (474 ms at three million rows against 6). The live run is share-locked, so that one
@@ -28,4 +29,5 @@ where
     and (select true from runs where id = $1 and ended_at is null for share)
 returning
     q.id, q.epoch, q.team_id, q.class, q.endpoint, q.model, q.streamed, q.attempts, q.lost,
-    q.channel, q.prefix_key, q.share, q.rank, q.batch_id, q.deadline
+    q.channel, q.prefix_key, q.share, q.rank,
+    case when not q.ghost then q.batch_id end as batch_id, q.deadline

@@ -26,4 +26,5 @@ where
     and (select true from runs where id = $1 and ended_at is null for share)
 returning
     q.id, q.epoch, q.team_id, q.class, q.endpoint, q.model, q.streamed, q.attempts, q.lost,
-    q.channel, q.prefix_key, q.share, q.rank, q.batch_id, q.deadline
+    q.channel, q.prefix_key, q.share, q.rank,
+    case when not q.ghost then q.batch_id end as batch_id, q.deadline

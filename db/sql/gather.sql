@@ -7,7 +7,8 @@
 -- ended, nor by routes that have changed. Streams, of which there are no more than clients that wait,
 -- are passed over. Of the first $20 other rows of a group it takes those of one endpoint that have the
 -- time which the window takes: those of the batches in $10, and, of rows by
--- themselves, those with a deadline from $11 on and before $12.
+-- themselves, those with a deadline from $11 on and before $12; of both those that are verbatim as $24
+-- says. $25: the provider batch goes as background responses.
 with taken as (
     update queue q
     set state = 1, owner_kind = 2, owner = $1, epoch = q.epoch + 1, claimed_at = now()
@@ -22,7 +23,7 @@ with taken as (
                 cross join lateral (
                     select looked.ctid
                     from (
-                        select w.ctid, w.endpoint, w.batch_id, w.deadline
+                        select w.ctid, w.endpoint, w.batch_id, w.deadline, w.verbatim
                         from queue w
                         where
                             w.model = $4 and w.team_id = pick.team_id and w.rank = pick.rank
@@ -33,7 +34,7 @@ with taken as (
                         for update skip locked
                     ) looked
                     where
-                        looked.endpoint = $5
+                        looked.endpoint = $5 and looked.verbatim = $24
                         and (
                             looked.batch_id = any($10::uuid[])
                             or looked.batch_id is null
@@ -54,7 +55,7 @@ with taken as (
                 cross join lateral (
                     select looked.ctid
                     from (
-                        select w.ctid, w.endpoint, w.deadline
+                        select w.ctid, w.endpoint, w.deadline, w.verbatim
                         from queue w
                         where
                             w.model = $4 and w.class = 1 and w.team_id = pick.team_id
@@ -64,7 +65,7 @@ with taken as (
                         for update skip locked
                     ) looked
                     where
-                        looked.endpoint = $5
+                        looked.endpoint = $5 and looked.verbatim = $24
                         and coalesce(looked.deadline, 'infinity') >= $11
                         and ($12::timestamptz is null or looked.deadline < $12)
                     limit pick.take
@@ -82,7 +83,7 @@ with taken as (
                 cross join lateral (
                     select looked.ctid
                     from (
-                        select w.ctid, w.endpoint, w.batch_id, w.deadline
+                        select w.ctid, w.endpoint, w.batch_id, w.deadline, w.verbatim
                         from queue w
                         where
                             w.model = $4 and w.class = pick.class and w.team_id = pick.team_id
@@ -93,7 +94,7 @@ with taken as (
                         for update skip locked
                     ) looked
                     where
-                        looked.endpoint = $5
+                        looked.endpoint = $5 and looked.verbatim = $24
                         and (
                             looked.batch_id = any($10::uuid[])
                             or looked.batch_id is null
@@ -115,7 +116,7 @@ with taken as (
                 cross join lateral (
                     select looked.ctid
                     from (
-                        select w.ctid, w.endpoint, w.batch_id, w.deadline
+                        select w.ctid, w.endpoint, w.batch_id, w.deadline, w.verbatim
                         from queue w
                         where
                             w.state = 3 and w.model = $4 and w.lost = pick.lost
@@ -127,7 +128,7 @@ with taken as (
                         for update skip locked
                     ) looked
                     where
-                        looked.endpoint = $5
+                        looked.endpoint = $5 and looked.verbatim = $24
                         and (
                             looked.batch_id = any($10::uuid[])
                             or looked.batch_id is null
@@ -144,10 +145,10 @@ with taken as (
 )
 insert into provider_batches (
     id, backend, model, upstream, endpoint, completion_window, reason, deadline, lines, bytes,
-    tokens, keeper, kept_until
+    tokens, keeper, kept_until, background
 )
 select
-    $1, $13, $4, $14, $5, $15, $16, $17, count(*), 0, 0, $18, now() + make_interval(secs => $19)
+    $1, $13, $4, $14, $5, $15, $16, $17, count(*), 0, 0, $18, now() + make_interval(secs => $19), $25
 from taken
 having count(*) > 0
 returning lines

@@ -1,7 +1,8 @@
 -- What waits of some models without a share: each (model, class, team) by age, each (model, team, rank)
--- of batches by prefix, and suspects, all that they are, with the first row of each. A skip scan, for it costs one step
--- for each team and not for each row. The first row is where claims begin: from the head they would
--- step over every dead row that an old snapshot keeps.
+-- of batches by prefix, and suspects, all that they are, with the first row of each (of suspects the
+-- nearest deadline, too). A skip scan, for it costs one step for each team and not for each row. The
+-- first row is where claims begin: from the head they would step over every dead row that an old
+-- snapshot keeps.
 with recursive
 served as (
     select model from unnest($1::text[]) as s(model)
@@ -47,17 +48,20 @@ patient as (
 )
 select
     model, class, team_id, 0::smallint as rank, 0 as lost, null::bigint as prefix_key,
-    null::smallint as share, id
+    null::smallint as share, null::timestamptz as deadline, id
 from aged
 union all
-select model, 2::smallint, team_id, rank, 0, prefix_key, null, id from patient
+select model, 2::smallint, team_id, rank, 0, prefix_key, null, null, id from patient
 union all
 -- Few, for they were in engines that died.
-select s.model, suspect.class, suspect.team_id, 0::smallint, suspect.lost, null, suspect.share, suspect.id
+select
+    s.model, suspect.class, suspect.team_id, 0::smallint, suspect.lost, null, suspect.share,
+    suspect.deadline, suspect.id
 from served s
 cross join lateral (
     select distinct on (q.class, q.team_id, q.share, q.lost)
-        q.class, q.team_id, q.share, q.lost, q.id
+        q.class, q.team_id, q.share, q.lost, q.id,
+        min(q.deadline) over (partition by q.class, q.team_id, q.share, q.lost) as deadline
     from queue q
     where q.state = 3 and q.model = s.model
     order by q.class, q.team_id, q.share, q.lost, q.id

@@ -102,7 +102,7 @@ class Batches:
             window=window,
             window_seconds=WINDOWS[window],
             input_file_id=str(body["input_file_id"]),
-            metadata=_metadata(body.get("metadata")),
+            metadata=metadata_of(body.get("metadata")),
             fault=fault or BatchFault(),
             created_at=world.now(),
             output_kept_seconds=_kept(body.get("output_expires_after")),
@@ -149,7 +149,8 @@ def _among(given: object, allowed: list[str], param: str) -> None:
         )
 
 
-def _metadata(given: Any) -> dict[str, str] | None:
+def metadata_of(given: Any) -> dict[str, str] | None:
+    """The metadata of a batch or response; raises `Refused`."""
     if given is None:
         return None
     if not isinstance(given, dict):

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.double.faults import AnyFault, BatchFault, Fault, LineFault
+from tests.double.faults import AnyFault, BatchFault, Fault, LineFault, ResponseFault
 from tests.double.refusals import Refused, json_response
 from tests.double.settings import Settings
 from tests.double.world import World
@@ -17,6 +17,7 @@ FAULTS: dict[str, type[AnyFault]] = {
     "fault": Fault,
     "line_fault": LineFault,
     "batch_fault": BatchFault,
+    "response_fault": ResponseFault,
 }
 
 
@@ -50,7 +51,7 @@ class Control:
                 world.clock.advance(body["seconds"])
             case "auto":
                 world.clock.auto(body["factor"])
-            case "fault" | "line_fault" | "batch_fault":
+            case "fault" | "line_fault" | "batch_fault" | "response_fault":
                 return {"number": world.faults.add(msgspec.convert(body, FAULTS[word]))}
             case "clear":
                 world.faults.clear(body["number"])

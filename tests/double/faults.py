@@ -41,6 +41,18 @@ class LineFault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     doubled: bool = False
 
 
+class ResponseFault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Of a response, chosen when it is created."""
+
+    holding: str
+    """A part of the body that created it, its metadata included."""
+    times: int | None = 1
+    code: str | None = None
+    message: str = "The response failed."
+    incomplete: str | None = None
+    stall: bool = False
+
+
 class BatchFault(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Of a batch, chosen when it is created."""
 
@@ -59,7 +71,7 @@ class _Counted(Protocol):
 
 
 _F = TypeVar("_F", bound=_Counted)
-AnyFault = Fault | LineFault | BatchFault
+AnyFault = Fault | LineFault | BatchFault | ResponseFault
 
 
 class Faults:
@@ -103,6 +115,13 @@ class Faults:
     def of_batch(self, body: bytes) -> BatchFault | None:
         for number, (fault, _) in self._left.items():
             if isinstance(fault, BatchFault) and fault.holding.encode() in body:
+                self._count(number)
+                return fault
+        return None
+
+    def of_response(self, body: bytes) -> ResponseFault | None:
+        for number, (fault, _) in self._left.items():
+            if isinstance(fault, ResponseFault) and fault.holding.encode() in body:
                 self._count(number)
                 return fault
         return None

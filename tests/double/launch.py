@@ -10,11 +10,13 @@
         async with Double(url=url) as double: ...        # attaches, and makes it fresh
 
 The double's clock stands still until `advance` or `auto`; batches, rate limits and the expiry of
-files go by it alone. It knows chat completions, completions, embeddings, models, files and batches.
+files go by it alone. It knows chat completions, completions, embeddings, models, files, batches and
+responses (texts and function calls; in the background, with the completion windows).
 Where COMPAT.md is silent: a batch cancelled while validating has no files; the lines that an
 expired or cancelled batch leaves count as failed; a file over its bytes is a 413 at the upload,
 one over its lines fails the batch with `too_many_tasks`; a line that a live call would refuse with
-a 400 is a 400 in the error file.
+a 400 is a 400 in the error file; a response that is not done in its window goes on for ever, and
+one that is cancelled or deleted before it is done costs nothing.
 
 The control API, all on the same port, JSON both ways:
 
@@ -34,9 +36,10 @@ The control API, all on the same port, JSON both ways:
       .fault(path, ...) -> number         faults.Fault, of requests
       .line_fault(holding, ...) -> number faults.LineFault, of lines of batches
       .batch_fault(...) -> number         faults.BatchFault, of batches
+      .response_fault(holding, ...) -> number faults.ResponseFault, of responses
       .clear(number=None)         one fault, or all of them
       .release()                  let all that hangs go on
-      .seen() -> record.Seen      calls with headers and bodies, batches, computed lines
+      .seen() -> record.Seen      calls with headers and bodies, batches, responses, computed lines
       .forget()                   of `seen`, calls and computed lines; nothing else
       .until(path, method="*", count=1)   return once so many calls came
       .until_held(count=1)        return once so many requests hang
@@ -55,7 +58,7 @@ import httpx
 import msgspec
 
 from tests.double import answers
-from tests.double.faults import AnyFault, BatchFault, Fault, LineFault
+from tests.double.faults import AnyFault, BatchFault, Fault, LineFault, ResponseFault
 from tests.double.record import Seen
 from tests.double.settings import Changes
 
@@ -63,6 +66,12 @@ Json = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 NAME = "double"
 END_SECONDS = 10.0
+WORDS: dict[type[AnyFault], str] = {
+    Fault: "fault",
+    LineFault: "line_fault",
+    BatchFault: "batch_fault",
+    ResponseFault: "response_fault",
+}
 PATIENCE_SECONDS = 30.0
 """For one word with the double, the waiting ones included."""
 
@@ -268,6 +277,32 @@ class Double:
             )
         )
 
+    async def response_fault(
+        self,
+        holding: str,
+        *,
+        times: int | None = 1,
+        code: str | None = None,
+        message: str = "The response failed.",
+        incomplete: str | None = None,
+        stall: bool = False,
+    ) -> int:
+        """Of the next responses created whose creating body holds a text; its number.
+
+        ``code`` and ``message``: it fails. ``incomplete``: it is cut for this reason. ``stall``: it
+        goes on until it is cancelled.
+        """
+        return await self._add(
+            ResponseFault(
+                holding=holding,
+                times=times,
+                code=code,
+                message=message,
+                incomplete=incomplete,
+                stall=stall,
+            )
+        )
+
     async def clear(self, number: int | None = None) -> None:
         """One fault, or all; what hangs already goes on hanging."""
         await self._tell("clear", {"number": number})
@@ -293,7 +328,7 @@ class Double:
         await self._tell("until_held", {"count": count})
 
     async def _add(self, fault: AnyFault) -> int:
-        kind = {Fault: "fault", LineFault: "line_fault", BatchFault: "batch_fault"}[type(fault)]
+        kind = WORDS[type(fault)]
         return int((await self._tell(kind, msgspec.to_builtins(fault)))["number"])
 
     async def _tell(self, what: str, body: Json | None = None) -> Json:

@@ -37,7 +37,7 @@ class Live:
                 raise missing(name)
         if wrong := malformed(endpoint, body):
             raise invalid(wrong)
-        self._known(body["model"])
+        self.known(body["model"])
         headers = world.limits.charge(world.settings, body["model"], most_tokens(body))
         at = int(world.clock.now())
         made = Answering(world.name, endpoint, body, world.prefixes, at)
@@ -53,10 +53,11 @@ class Live:
         return json_response({"object": "list", "data": listed})
 
     async def _model(self, request: Request) -> Response:
-        self._known(request.path_params["id"])
+        self.known(request.path_params["id"])
         return json_response(_model(request.path_params["id"]))
 
-    def _known(self, model: str) -> None:
+    def known(self, model: str) -> None:
+        """Raises `Refused` for a model that there is not."""
         names = self._world.settings.models
         if names is not None and model not in names:
             raise Refused(

@@ -41,11 +41,24 @@ class SeenBatch(msgspec.Struct, kw_only=True):
     """Those of the input file in its order, once it was found valid."""
 
 
+class SeenResponse(msgspec.Struct, kw_only=True):
+    """One response that was created."""
+
+    id: str
+    completion_window: str
+    metadata: dict[str, str] | None
+    status: str
+    paid: bool
+    """Whether it was computed."""
+    deleted: bool
+
+
 class Seen(msgspec.Struct, kw_only=True):
     """All of it, in the order in which it came."""
 
     calls: list[Call]
     batches: list[SeenBatch]
+    responses: list[SeenResponse]
     lines: dict[str, int]
     """How often the line of a custom_id was computed, over all batches: the paid ones."""
     held: int

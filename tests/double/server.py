@@ -25,6 +25,7 @@ def application(world: World) -> ASGIApp:
         *world.live.routes(),
         *world.files.routes(),
         *world.batches.routes(),
+        *world.responses.routes(),
         *Control(world).routes(),
     ]
     handlers = {Refused: refused, 404: _unknown_url, 405: _unknown_url}

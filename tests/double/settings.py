@@ -33,6 +33,12 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
 
     windows: list[str] = msgspec.field(default_factory=lambda: ["24h"])
     """Those accepted by `POST /v1/batches`, of 24h, 8h and 2h."""
+    background_windows: list[str] = msgspec.field(default_factory=lambda: ["2h", "8h"])
+    """Those accepted by `POST /v1/responses`, beside `soonest`."""
+    queued_seconds: float = 1.0
+    """How long a background response is queued."""
+    response_seconds: float = 60.0
+    """How long one is in progress after that."""
     enqueued_tokens: int | None = None
     """For each model, over all batches in progress."""
     batch_file_bytes: int = BATCH_FILE_BYTES
@@ -52,6 +58,9 @@ class Changes(TypedDict, total=False):
     finalizing_seconds: float
     cancelling_seconds: float
     windows: list[str]
+    background_windows: list[str]
+    queued_seconds: float
+    response_seconds: float
     enqueued_tokens: int | None
     batch_file_bytes: int
     batch_file_lines: int

@@ -8,6 +8,7 @@ from tests.double.limits import Limits
 from tests.double.live import Live
 from tests.double.prefixes import Prefixes
 from tests.double.record import Record, Seen
+from tests.double.responses import Responses
 from tests.double.settings import Settings
 
 
@@ -22,6 +23,7 @@ class World:
         self.live = Live(self)
         self.files = Files(self)
         self.batches = Batches(self)
+        self.responses = Responses(self)
         self.reset()
 
     def reset(self) -> None:
@@ -32,6 +34,7 @@ class World:
         self.limits.refill()
         self.files.reset()
         self.batches.reset()
+        self.responses.reset()
         self.record.forget()
         self.record.release()
         self.clock.auto(0)
@@ -39,6 +42,7 @@ class World:
     def now(self) -> float:
         now = self.clock.now()
         self.batches.turn(now)
+        self.responses.turn(now)
         return now
 
     def seen(self) -> Seen:
@@ -46,6 +50,7 @@ class World:
         return Seen(
             calls=self.record.calls,
             batches=self.batches.seen(),
+            responses=self.responses.seen(),
             lines=dict(self.record.lines),
             held=self.record.held,
         )

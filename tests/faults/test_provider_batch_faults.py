@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -18,12 +17,10 @@ from tests.batches import Batches, Json, line
 from tests.double.launch import Double, serving
 from tests.double.record import Seen
 from tests.faults.processes import stopped
+from tests.faults.worker import ENV, Worker
 from tests.stack import (
-    CARPOOL,
-    END_SECONDS,
     Requests,
     Stack,
-    clean_environment,
     eventually,
     stack_in_temporary_directory,
 )
@@ -33,12 +30,6 @@ NAME = "openai"
 DAY_SECONDS = 86_400
 SPEED = 200.0
 """Of the double's clock: a batch of its 62 seconds takes 0.3."""
-ENV = {
-    "CARPOOL_LEASE_SECONDS": "1",
-    "CARPOOL_HEALTH_SECONDS": "0.2",
-    "CARPOOL_POLL_SECONDS": "0.3",
-    "CARPOOL_DATABASE_TIMEOUT_SECONDS": "5",
-}
 CONFIG = """
 [backends.patient]
 kind = "openai_batch"
@@ -130,47 +121,6 @@ def stack(config: Path) -> Iterator[Stack]:
     options = ("--workers", "0", "--config", str(config))
     with stack_in_temporary_directory(ENV, options=options) as started:
         yield started
-
-
-class Worker:
-    """The one worker of a backend, started anew when it is ended."""
-
-    def __init__(
-        self, stack: Stack, config: Path, backend: str, *, seat: str | None = None
-    ) -> None:
-        self._command = [*CARPOOL, "worker", "--backend", backend, "--config", str(config)]
-        self._environment = (
-            clean_environment()
-            | ENV
-            | {
-                "CARPOOL_HEARTBEAT_SECONDS": "0.2",
-                "CARPOOL_DATABASE_URL": stack.database_url,
-                "CARPOOL_REDIS_URL": stack.redis_url,
-                "CARPOOL_DATA_DIR": str(stack.directory),
-                "CARPOOL_SEAT": f"test:{seat or backend}",
-            }
-        )
-        self.log = stack.directory / f"{seat or backend}.log"
-        self._process = self._start()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
-        self._process.send_signal(number)
-        self._process.wait(END_SECONDS)
-
-    def replace(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End it and start another in its seat."""
-        self.end(number)
-        self._process = self._start()
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        with self.log.open("ab") as file:
-            return subprocess.Popen(
-                self._command, env=self._environment, stdout=file, stderr=subprocess.STDOUT
-            )
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from carpool.ids import id_at
-from carpool.routing import Leg, Route
+from carpool.ids import id_at, line_id, new_batch_id
+from carpool.routing import Cell, Kind, Leg, Route
 from carpool.states import QueueState, ServiceClass
 from db.claim import NO_ID, Claim, Group, Pick, StaleRoutesError, claim, waiting
 from db.end import CANCELLED, end_requests
@@ -24,11 +24,28 @@ pytest_plugins = ("tests.integration.db_fixtures",)
 ROWS = 4000
 TAKE = 64
 LEASE_SECONDS = 15.0
+DUE = Cell(
+    model="tiny",
+    upstream="tiny",
+    service_class=ServiceClass.INTERACTIVE,
+    kind=Kind.DUE,
+    teams=None,
+    seconds=600.0,
+)
+SOON = datetime.now(UTC) + timedelta(hours=1)
 KINDS: dict[str, dict[str, Any]] = {
     "by age": {},
     "by prefix": {"service_class": ServiceClass.BATCH},
+    "by deadline": {"cell": DUE, "due_before": SOON + timedelta(hours=1)},
     "suspects": {"lost": 2},
 }
+
+
+def columns_of(kind: str) -> dict[str, Any]:
+    """Of rows that are claimed so."""
+    group = KINDS[kind]
+    columns = {k: v for k, v in group.items() if k == "service_class"}
+    return columns | {"deadline": SOON} if "cell" in group else columns
 
 
 async def claim_all(run: "TestRun", bench: "Bench", group: dict[str, Any]) -> list[Claim]:
@@ -47,8 +64,7 @@ async def test_claimers_share_no_row_and_lose_none(
     bench: "Bench", kind: str, claimers: int
 ) -> None:
     group = KINDS[kind]
-    columns = {k: v for k, v in group.items() if k == "service_class"}
-    ids = await bench.fill(ROWS, **columns)
+    ids = await bench.fill(ROWS, **columns_of(kind))
     if "lost" in group:
         await bench.sql("update queue set state = 3, lost = $1", group["lost"])
     runs = [await bench.run() for _ in range(claimers)]
@@ -167,8 +183,7 @@ async def test_without_a_route_nothing_is_claimed_and_a_new_route_is_followed_at
     from tests.integration.db_fixtures import pick
 
     group = KINDS[kind]
-    columns = {k: v for k, v in group.items() if k == "service_class"}
-    await bench.fill(4, **columns)
+    await bench.fill(4, **columns_of(kind))
     if "lost" in group:
         await bench.sql("update queue set state = 3, lost = 2")
     ours, theirs = await bench.run(), await bench.run("elsewhere")
@@ -249,9 +264,10 @@ async def test_a_suspect_goes_only_where_its_route_leads(bench: "Bench") -> None
             Leg(backend="canary", share=10),
             Leg(backend=BACKEND, classes=("interactive",)),
             Leg(backend="late", after_seconds=3600),
+            Leg(backend="hurried", left_seconds=600),
         )
     )
-    names = ("own", "canary", BACKEND, "late")
+    names = ("own", "canary", BACKEND, "late", "hurried")
     await set_route(bench.database, MODEL, route, actor="test", backends=names)
     runs = {name: await bench.run(name) for name in names}
     made = "insert into teams (name) values ('usual'), ('red') returning id"
@@ -262,6 +278,9 @@ async def test_a_suspect_goes_only_where_its_route_leads(bench: "Bench") -> None
     [flex] = await bench.fill(1, service_class=ServiceClass.FLEX)
     old = id_at(datetime.now(UTC) - timedelta(hours=2))
     [aged] = await bench.fill(1, service_class=ServiceClass.FLEX, id=old)
+    in_minutes = datetime.now(UTC) + timedelta(minutes=5)
+    [near] = await bench.fill(1, service_class=ServiceClass.FLEX, share=7777, deadline=in_minutes)
+    await bench.fill(1, service_class=ServiceClass.FLEX, deadline=in_minutes + timedelta(hours=1))
     await bench.sql("update queue set state = 3, lost = 2")
     found: dict[str, set[UUID]] = {}
     for name, run in runs.items():
@@ -273,5 +292,84 @@ async def test_a_suspect_goes_only_where_its_route_leads(bench: "Bench") -> None
         while picks := scheduler.plan(free=9, in_flight=0, now=datetime.now(UTC)):
             version = await routing_version(run.lane)
             found[name] |= {claimed.id for claimed in await claim(run.lane, run.id, version, picks)}
-    assert found == {"own": {its}, "canary": {cut}, BACKEND: {rest}, "late": {aged}}
+    assert found == {
+        "own": {its},
+        "canary": {cut},
+        BACKEND: {rest},
+        "late": {aged},
+        "hurried": {near},
+    }
     assert (await bench.row(flex))["state"] == QueueState.SUSPECT
+
+
+async def hurried(bench: "Bench", leg: Leg) -> "TestRun":
+    """A run of the second leg of a route, whose first backend is up."""
+    from tests.integration.db_fixtures import BACKEND, MODEL
+
+    route = Route(legs=(Leg(backend=BACKEND), leg))
+    await set_route(bench.database, MODEL, route, actor="test", backends=(BACKEND, leg.backend))
+    await bench.run()
+    return await bench.run(leg.backend)
+
+
+async def test_a_leg_for_little_time_left_takes_what_is_near_its_deadline(bench: "Bench") -> None:
+    """Of every class, with or without a share, the nearest first; the sweep ends what is past."""
+    run = await hurried(bench, Leg(backend="quick", left_seconds=600))
+    now = datetime.now(UTC)
+    flex = {"service_class": ServiceClass.FLEX}
+    near = {
+        minutes: (await bench.fill(1, deadline=now + timedelta(minutes=minutes), **flex))[0]
+        for minutes in (9, 3, -1, 11, 60)
+    }
+    [shared] = await bench.fill(1, deadline=now + timedelta(minutes=5), share=7, **flex)
+    [interactive] = await bench.fill(1, deadline=now + timedelta(minutes=1))
+    await bench.fill(1, **flex)
+    firsts = await waiting(run.lane, await bench.cells("quick"))
+    assert {(f.group.cell.kind, f.group.cell.service_class) for f in firsts} == {
+        (Kind.DUE, ServiceClass.FLEX),
+        (Kind.DUE, ServiceClass.INTERACTIVE),
+    }
+    scheduler = Scheduler(0)
+    scheduler.route((first.group.cell for first in firsts), {})
+    scheduler.look(firsts)
+    taken = []
+    version = await routing_version(run.lane)
+    while picks := scheduler.plan(free=2, in_flight=0, now=now):
+        claims = await claim(run.lane, run.id, version, picks)
+        scheduler.settle(picks, claims, settled=NO_ID)
+        taken += [claimed.id for claimed in claims]
+    assert taken == [interactive, near[3], shared, near[9]]
+
+
+async def test_what_waits_far_from_its_deadline_is_not_looked_for(bench: "Bench") -> None:
+    run = await hurried(bench, Leg(backend="quick", left_seconds=60))
+    await bench.fill(3, deadline=datetime.now(UTC) + timedelta(hours=1))
+    await bench.fill(3)
+    assert await waiting(run.lane, await bench.cells("quick")) == []
+
+
+async def test_a_claim_of_a_line_brings_its_batchs_deadline(bench: "Bench") -> None:
+    batch = new_batch_id()
+    await bench.sql(
+        """
+        insert into batches (
+            id, team_id, key_id, endpoint, completion_window, input_file_id, fingerprint, status,
+            expires_at
+        )
+        values ($1, 1, $1, 0, '24h', 'file', $1, 1, $2)
+        """,
+        batch,
+        SOON,
+    )
+    lines = [line_id(batch, number) for number in (1, 2)]
+    for line in lines:
+        await bench.fill(1, id=line, service_class=ServiceClass.BATCH)
+    await bench.sql("update queue set batch_id = $1", batch)
+    run = await bench.run()
+    [first] = await run.claim(1, service_class=ServiceClass.BATCH)
+    assert (first.deadline, first.stopped) == (SOON, False)
+    await bench.sql("update batches set status = 3")
+    [second] = await run.claim(1, service_class=ServiceClass.BATCH)
+    assert (second.deadline, second.stopped) == (SOON, True)
+    [alone] = [c for _ in await bench.fill(1, deadline=SOON) for c in await run.claim(1)]
+    assert (alone.deadline, alone.stopped) == (SOON, False)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -13,10 +14,11 @@ from carpool.prices import Ledger
 from carpool.states import Outcome, QueueState
 from db.database import DatabaseAway
 from db.delivery import attach
-from db.end import ABANDONED, CANCELLED, CONDEMNED, end_requests
+from db.end import ABANDONED, CANCELLED, CONDEMNED, EXPIRED, end_requests
 from db.follow import sweep_followers
 from db.group import GroupCommit
 from db.submit import submit
+from db.sweep import sweep
 from tests.stack import eventually
 
 if TYPE_CHECKING:
@@ -144,11 +146,13 @@ async def test_one_that_comes_after_its_leaders_end_leads(bench: "Bench") -> Non
     assert await states(bench) == [(late.id, QueueState.WAITING, None)]
 
 
-@pytest.mark.parametrize("ending", [CANCELLED, ABANDONED], ids=["cancelled", "abandoned"])
+@pytest.mark.parametrize(
+    "ending", [CANCELLED, ABANDONED, EXPIRED], ids=["cancelled", "abandoned", "expired"]
+)
 async def test_a_cancelled_leader_is_computed_on_for_its_followers(
     bench: "Bench", ending: Any
 ) -> None:
-    """Its own answer is that it was cancelled; the engine's work, and its cost, are theirs."""
+    """Its own answer is that it was ended; the engine's work, and its cost, are theirs."""
     first, second, third = await come(bench, 3)
     run = await bench.run()
     claims = await run.claim(1)
@@ -157,7 +161,7 @@ async def test_a_cancelled_leader_is_computed_on_for_its_followers(
     assert (ended.id, ended.owner) == (first, None)
     await answered(run, claims)
     assert [tuple(row) for row in await bench.sql(STORED)] == [
-        (first, 2, 0, 0, 0, 0),
+        (first, ending.outcome, 0, 0, 0, 0),
         (second, 0, 10, 0, 5, 3),
         (third, 0, 0, 15, 0, 0),
     ]
@@ -188,6 +192,45 @@ async def test_a_follower_is_cancelled_by_itself(bench: "Bench") -> None:
         (first, 0),
         (second, 2),
     ]
+
+
+async def test_no_follower_waits_beyond_its_deadline(bench: "Bench") -> None:
+    """It expires by itself, and its leader goes on."""
+    [first] = await come(bench)
+    [second] = await come(bench, deadline=datetime.now(UTC))
+    [third] = await come(bench, deadline=datetime.now(UTC) + timedelta(hours=1))
+    found = await sweep(bench.lane(), lease_seconds=15, grace_seconds=1)
+    assert [ended.id for ended in found.ended] == [second]
+    run = await bench.run()
+    await answered(run, await run.claim(1))
+    outcomes = {row["id"]: row["outcome"] for row in await bench.sql(STORED)}
+    assert outcomes == {first: 0, second: Outcome.EXPIRED, third: 0}
+
+
+async def test_a_leader_whose_batch_was_ended_is_computed_for_its_followers(
+    bench: "Bench",
+) -> None:
+    """It is its batch's no more: it waits for nothing but a claim."""
+    batch = new_id()
+    first, second = await come(bench, 2)
+    await bench.sql("update queue set batch_id = $1 where id = $2", batch, first)
+    await bench.sql(
+        """
+        insert into batches (
+            id, team_id, key_id, endpoint, completion_window, input_file_id, fingerprint, status,
+            expires_at
+        )
+        values ($1, 1, $1, 0, '24h', 'file', $1, 3, now())
+        """,
+        batch,
+    )
+    await end_requests(bench.database, [first], EXPIRED)
+    run = await bench.run()
+    [claimed] = await run.claim(1)
+    assert (claimed.id, claimed.stopped, claimed.deadline) == (first, False, None)
+    await answered(run, [claimed])
+    outcomes = {row["id"]: row["outcome"] for row in await bench.sql(STORED)}
+    assert outcomes == {first: Outcome.EXPIRED, second: 0}
 
 
 async def test_a_leader_that_kills_engines_takes_none_with_it(bench: "Bench") -> None:

@@ -1,6 +1,6 @@
 """What waits for a provider's Batch API is gathered, unless others would take it in time."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +10,7 @@ from carpool.routing import Leg, Route
 from carpool.settings import OpenAIBatchSettings
 from carpool.states import ServiceClass
 from db.gathering import gather
+from db.provider_batches import find
 from db.routes import set_route
 from db.runs import set_patience
 from workers.map import Map
@@ -27,6 +28,7 @@ insert into batches (id, team_id, key_id, endpoint, completion_window, input_fil
     status, expires_at)
 values ($1, 1, $1, 0, '24h', 'file', $1, 1, now() + interval '10 hours')
 """
+OFFERED = {"8h": 0.6, "2h": 0.7}
 ENQUEUED = """
 insert into provider_batches (id, backend, model, upstream, endpoint, completion_window, reason,
     lines, bytes, tokens)
@@ -35,8 +37,13 @@ values ($1, $2, $3, $3, 0, '24h', '', 1, 1, $4)
 
 
 def patient(**changes: Any) -> OpenAIBatchSettings:
-    """Of a backend that waits for no company."""
-    values = {"kind": "openai_batch", "api_key": "sk-any", "gather_seconds": 0.001}
+    """Of a backend that waits for no company, and has the window of a day alone."""
+    values = {
+        "kind": "openai_batch",
+        "api_key": "sk-any",
+        "gather_seconds": 0.001,
+        "background_windows": {},
+    }
     return OpenAIBatchSettings.model_validate(values | changes)
 
 
@@ -71,6 +78,59 @@ async def test_what_is_late_for_all_windows_is_left_to_those_who_take_it(
     await gatherer.look(run.lane, routes, now=datetime.now(UTC))
     found = await gatherer.look(run.lane, routes, now=datetime.now(UTC))
     assert sum(sum(one.takes.values()) for one in found) == gathered
+
+
+async def test_rows_that_have_no_equal_as_responses_are_left_to_the_other_ways(
+    bench: "Bench",
+) -> None:
+    """Due in 10 hours: chats by the 8h window; those found verbatim, and embeddings, by none."""
+    live = Route(legs=(LEG, Leg(backend=OWN)))
+    await set_route(bench.database, MODEL, live, actor="test", backends={PATIENT, OWN})
+    run = await bench.run(PATIENT)
+    await bench.run(OWN)
+    batch = new_id()
+    await bench.sql(HURRIED, batch)
+    chats = await bench.fill(3, service_class=ServiceClass.BATCH)
+    [verbatim] = await bench.fill(1, service_class=ServiceClass.BATCH)
+    await bench.fill(1, service_class=ServiceClass.BATCH, endpoint=2)
+    await bench.sql("update queue set batch_id = $1, verbatim = id = $2", batch, verbatim)
+    gatherer, routes = Gatherer(PATIENT, patient(background_windows=OFFERED)), Map(PATIENT)
+    await set_patience(run.lane, run.id, gatherer.patience_seconds)
+    await routes.read(run.lane)
+    await gatherer.look(run.lane, routes, now=datetime.now(UTC))
+    [wanted] = await gatherer.look(run.lane, routes, now=datetime.now(UTC))
+    lines = await gather(
+        run.lane, wanted, run=run.id, version=routes.version, keeper=run.id, lease_seconds=15.0
+    )
+    assert lines == 3
+    made = await find(run.lane, wanted.id)
+    assert made is not None
+    assert (made.window, made.background) == ("8h", True)
+    taken = await bench.sql("select id from queue where owner = $1", wanted.id)
+    assert {row["id"] for row in taken} == set(chats)
+
+
+async def test_verbatim_rows_go_late_rather_than_never(bench: "Bench") -> None:
+    """Where nobody answers live: by the window of a day, apart from the rows that it is no choice
+    for."""
+    await set_route(bench.database, MODEL, Route(legs=(LEG,)), actor="test", backends={PATIENT})
+    run = await bench.run(PATIENT)
+    soon = datetime.now(UTC) + timedelta(hours=10)
+    [verbatim] = await bench.fill(1, service_class=ServiceClass.FLEX, deadline=soon)
+    await bench.sql("update queue set verbatim = true")
+    [chat] = await bench.fill(1, service_class=ServiceClass.FLEX, deadline=soon)
+    gatherer, routes = Gatherer(PATIENT, patient(background_windows=OFFERED)), Map(PATIENT)
+    await routes.read(run.lane)
+    await gatherer.look(run.lane, routes, now=datetime.now(UTC))
+    for wanted in await gatherer.look(run.lane, routes, now=datetime.now(UTC)):
+        await gather(
+            run.lane, wanted, run=run.id, version=routes.version, keeper=run.id, lease_seconds=15.0
+        )
+    ways = await bench.sql(
+        "select q.id, p.completion_window, p.background from queue q join provider_batches p on "
+        "p.id = q.owner"
+    )
+    assert {tuple(row) for row in ways} == {(verbatim, "24h", False), (chat, "8h", True)}
 
 
 async def test_suspects_are_gathered_where_nobody_else_would_take_them(bench: "Bench") -> None:

@@ -29,6 +29,8 @@ def settings(directory: Path, more: str = "") -> OpenAIBatchSettings:
 def test_the_defaults_are_openais_limits_and_price(tmp_path: Path) -> None:
     found = settings(tmp_path)
     assert found.windows == {"24h": 0.5}
+    assert found.responses_windows == {"8h": 0.6, "2h": 0.7}
+    assert found.tiers == {"24h": 0.5, "8h": 0.6, "2h": 0.7}
     assert (found.max_lines, found.max_bytes) == (50_000, 200_000_000)
     assert found.max_enqueued_tokens is None
 
@@ -40,12 +42,32 @@ def test_windows_and_their_prices_are_the_operators(tmp_path: Path) -> None:
     }
 
 
+def test_other_providers_have_the_background_windows_that_they_are_said_to_have(
+    tmp_path: Path,
+) -> None:
+    """A compatible server that knows the Batch API need not know the other way."""
+    elsewhere = 'base_url = "http://here/v1"'
+    assert settings(tmp_path, elsewhere).tiers == {"24h": 0.5}
+    said = f'{elsewhere}\nbackground_windows = {{"4h" = 0.8}}'
+    assert settings(tmp_path, said).tiers == {"24h": 0.5, "4h": 0.8}
+
+
+def test_a_window_of_the_batch_api_takes_the_place_of_the_same_in_the_background(
+    tmp_path: Path,
+) -> None:
+    found = settings(tmp_path, 'windows = {"24h" = 0.5, "2h" = 0.6}')
+    assert found.responses_windows == {"8h": 0.6}
+    assert settings(tmp_path, "background_windows = {}").responses_windows == {}
+
+
 @pytest.mark.parametrize(
     "more",
     [
         'windows = {"soon" = 0.5}',
         'windows = {"24h" = -1}',
         "windows = {}",
+        'background_windows = {"soonest" = 1}',
+        'background_windows = {"24h" = 0.5}',
         "max_lines = 0",
         "gather_seconds = 0",
         "polls = 3",

@@ -1,5 +1,6 @@
 """What goes together goes to the window of its deadline, no more than a file holds, teams alike."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -45,7 +46,7 @@ def test_each_deadline_goes_to_its_window_and_endpoint() -> None:
         waiters(0.5),
         waiters(endpoint=2),
     ]
-    companies = sort(found, lambda model: OFFERED, NOW)
+    companies = sort(found, lambda model, service_class: OFFERED, NOW)
     assert {bucket: sum(company.rows.values()) for bucket, company in companies.items()} == {
         Bucket("m", "theirs", 0, "24h"): 5,
         Bucket("m", "theirs", 0, "2h"): 1,
@@ -57,8 +58,22 @@ def test_each_deadline_goes_to_its_window_and_endpoint() -> None:
     assert "meets the deadline in 30.0 h" in patient.choice.reason
 
 
+def test_what_has_no_equal_as_a_response_goes_apart_from_the_others() -> None:
+    """With the way of the day alone: found to be verbatim, or not of chats, and late for it."""
+    offered = [OFFERED[0], replace(OFFERED[1], background=True)]
+    odd = Waiters(group(), 0, None, NOW + timedelta(hours=5), 1, True)
+    companies = sort(
+        [waiters(5), odd, waiters(5, endpoint=2)], lambda model, service_class: offered, NOW
+    )
+    assert {bucket: company.offered for bucket, company in companies.items()} == {
+        Bucket("m", "theirs", 0, "2h"): offered,
+        Bucket("m", "theirs", 0, "24h", verbatim=True): offered[:1],
+        Bucket("m", "theirs", 2, "24h"): offered[:1],
+    }
+
+
 def test_what_only_live_calls_answer_in_time_is_left_to_them() -> None:
-    assert sort([waiters(0.5), waiters(0.01)], lambda model: OFFERED, NOW) == {}
+    assert sort([waiters(0.5), waiters(0.01)], lambda model, service_class: OFFERED, NOW) == {}
 
 
 def test_lower_ranks_and_flex_go_first_within_a_team() -> None:

@@ -11,6 +11,7 @@ from workers.provider_batches.planner import (
     UNSEEN,
     Option,
     choose,
+    fitting,
     options,
     percentile,
     shortest_seconds,
@@ -109,6 +110,21 @@ def test_a_batch_of_a_day_that_waited_for_company_still_fits_the_day_s_window() 
 def test_the_nearer_the_deadline_the_dearer_the_way(left: float | None, window: str | None) -> None:
     offered = options(WINDOWS, {}, overhead_seconds=0, live_seconds=900)
     assert choose(offered, left).option.window == window
+
+
+@pytest.mark.parametrize(
+    ("left", "window"), [(23 * 3600, "24h"), (12 * 3600, None), (3 * 3600, None), (None, "24h")]
+)
+def test_what_cannot_go_in_the_background_chooses_among_the_others(
+    left: float | None, window: str | None
+) -> None:
+    """The same four ways: of those a request that has no equal as a response has two."""
+    background = ("8h", "2h")
+    offered = options(WINDOWS, {}, overhead_seconds=0, live_seconds=900, background=background)
+    assert [option.window for option in offered if option.background] == ["8h", "2h"]
+    few = fitting(offered, translatable=False)
+    assert choose(few, left).option.window == window
+    assert fitting(offered, translatable=True) == offered
 
 
 def test_without_live_calls_a_late_window_is_better_than_none() -> None:

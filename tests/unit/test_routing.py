@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carpool.leg_text import format_leg, format_route, parse_leg
-from carpool.routing import SHARES, Cell, Kind, Leg, Route, RouteError, cells, check, resolved
+from carpool.routing import (
+    SHARES,
+    Cell,
+    Kind,
+    Leg,
+    Route,
+    RouteError,
+    cells,
+    check,
+    resolved,
+    upstreams,
+)
 from carpool.states import ServiceClass
 
 BACKENDS = ("a", "b", "c")
@@ -105,10 +116,16 @@ def test_a_leg_with_time_opens_beside_the_others_and_at_once_when_they_are_down(
     assert {cell.seconds for cell in alone} == {20}
 
 
-def test_little_time_left_is_about_batches_alone() -> None:
+def test_little_time_left_opens_for_every_class() -> None:
+    """A batch has a deadline for all its lines, any other request its own."""
     legs = [Leg(backend="a", left_seconds=3600), Leg(backend="b")]
+    check("m", Route(legs=tuple(legs)), backends=BACKENDS, routes={})
     found = cells("m", legs, "a", live={"a", "b"})
-    assert {(cell.kind, cell.service_class) for cell in found} == {(Kind.LEFT, ServiceClass.BATCH)}
+    assert {(cell.kind, cell.service_class, cell.seconds) for cell in found} == {
+        (Kind.DUE, ServiceClass.INTERACTIVE, 3600),
+        (Kind.DUE, ServiceClass.FLEX, 3600),
+        (Kind.LEFT, ServiceClass.BATCH, 3600),
+    }
     assert any(
         cell.kind is Kind.WHOLE and cell.service_class is ServiceClass.BATCH
         for cell in cells("m", legs, "b", live={"a", "b"})
@@ -118,14 +135,11 @@ def test_little_time_left_is_about_batches_alone() -> None:
 def test_what_a_patient_backend_has_no_time_for_is_left_to_the_legs_behind_it() -> None:
     legs = [Leg(backend="a", classes=("flex", "batch")), Leg(backend="b")]
     found = cells("m", legs, "b", live={"a", "b"}, patience={"a": 7200.0})
-    batch = [cell for cell in found if cell.service_class is ServiceClass.BATCH]
-    assert {(cell.kind, cell.seconds) for cell in batch} == {(Kind.LEFT, 7200.0)}
-    assert not [cell for cell in found if cell.service_class is ServiceClass.FLEX]
-    assert not [
-        cell
-        for cell in cells("m", legs, "b", live={"a", "b"})
-        if cell.service_class is ServiceClass.BATCH
-    ]
+    for service_class, kind in ((ServiceClass.BATCH, Kind.LEFT), (ServiceClass.FLEX, Kind.DUE)):
+        its = [cell for cell in found if cell.service_class is service_class]
+        assert {(cell.kind, cell.seconds) for cell in its} == {(kind, 7200.0)}
+    without = cells("m", legs, "b", live={"a", "b"})
+    assert {cell.service_class for cell in without} == {ServiceClass.INTERACTIVE}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +156,25 @@ def test_a_patient_backend_has_no_time_condition(leg: Leg, condition: str) -> No
     with pytest.raises(RouteError, match="gathers what waits") as caught:
         check("m", route, backends=BACKENDS, patient=["a"], routes={})
     assert caught.value.param == f"legs[0].{condition}"
+
+
+def test_the_name_at_a_backend_is_known_where_one_leg_fits() -> None:
+    legs = [
+        Leg(backend="a", upstream="new", share=5),
+        Leg(backend="a", upstream="red", teams=("red",)),
+        Leg(backend="a", upstream="old", classes=("interactive", "flex")),
+        Leg(backend="b", upstream="theirs"),
+    ]
+
+    def names(team: str, share: int | None, service_class: ServiceClass) -> set[str | None]:
+        return upstreams(legs, "a", service_class=service_class, team=team, share=share)
+
+    flex = ServiceClass.FLEX
+    assert names("blue", SHARES - 1, flex) == {"old"}
+    assert names("blue", None, flex) == {"old"}
+    assert names("blue", 7, flex) == {"new", "old"}
+    assert names("red", SHARES - 1, ServiceClass.BATCH) == {"red"}
+    assert names("blue", SHARES - 1, ServiceClass.BATCH) == set()
 
 
 def test_a_leg_that_is_too_dear_is_not_there() -> None:

@@ -1,1 +1,2 @@
-"""A provider's Batch API as a backend: rows are gathered, sent as files, and read back."""
+"""A provider's patient ways as a backend: rows are gathered, sent as files or as background
+responses, and read back."""

@@ -9,6 +9,7 @@ from carpool.settings import OpenAIBatchSettings, Settings
 from db.database import Database
 from workers.map import Map
 from workers.provider_batches.provider import Provider
+from workers.provider_batches.responses import Responses
 
 FILES_AT_ONCE = 4
 
@@ -22,6 +23,7 @@ class Desk:
     database: Database
     doorbell: Doorbell
     provider: Provider
+    responses: Responses
     map: Map
     keeper: UUID
     worker: str

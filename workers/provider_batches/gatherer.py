@@ -21,6 +21,7 @@ from workers.provider_batches.planner import (
     Choice,
     Option,
     choose,
+    fitting,
     options,
     shortest_seconds,
     span_of,
@@ -30,17 +31,23 @@ from workers.provider_batches.token_limit import token_limit
 GATHERED = (Kind.WHOLE, Kind.SHARE)
 """A leg that opens with time is of no use to a backend that takes its time."""
 NO_BATCH = UUID(int=0)
+BACKGROUND_ROWS = 2000
+"""Of one provider batch, each a response by itself: the window's times are learned by batches."""
 LEAST_ROOM = 0.1
 """Of the limit of enqueued tokens: for less than that, rows are not gathered and handed back."""
 
 
 class Bucket(NamedTuple):
-    """What goes together: one provider batch is of one model, endpoint and window."""
+    """What goes together: one provider batch is of one model, endpoint and window.
+
+    Rows that are ``verbatim`` have fewer windows to choose from, so that one fits them otherwise.
+    """
 
     model: str
     upstream: str
     endpoint: int
     window: str
+    verbatim: bool = False
 
 
 @dataclass(slots=True)
@@ -50,6 +57,8 @@ class Company:
     choice: Choice
     """Of the row with the nearest deadline."""
     deadline: datetime | None
+    offered: list[Option]
+    """What its rows may choose from."""
     rows: dict[Group, int] = field(default_factory=dict)
     batches: set[UUID] = field(default_factory=set)
 
@@ -60,7 +69,7 @@ class Gatherer:
     def __init__(self, name: str, settings: OpenAIBatchSettings) -> None:
         self._name = name
         self._settings = settings
-        self._windows = list(settings.windows)
+        self._windows = list(settings.tiers)
         self._since: dict[Bucket, float] = {}
         self.patience_seconds = self._shortest({})
         """Below how much time left nothing is gathered."""
@@ -82,16 +91,20 @@ class Gatherer:
         self.patience_seconds = self._shortest(seen)
         found = await survey(lane, groups, rows=settings.max_lines)
 
-        def offered(model: str) -> list[Option]:
-            live = settings.live_seconds if routes.hurries_elsewhere(model) else None
-            return self._options(seen, live_seconds=live)
+        def offered(model: str, service_class: ServiceClass) -> list[Option]:
+            hurried = routes.hurries_elsewhere(model, service_class)
+            return self._options(seen, live_seconds=settings.live_seconds if hurried else None)
 
-        paused = await paused_models(lane, self._name, self._windows, seconds=settings.poll_seconds)
+        # Only the Batch API has a limit of enqueued tokens.
+        paused = await paused_models(
+            lane, self._name, list(settings.windows), seconds=settings.poll_seconds
+        )
         companies = sort(found, offered, now)
         ready = []
         for bucket in self._ready(companies, now.timestamp()):
-            if bucket.upstream not in paused and await self._has_room(lane, bucket):
-                ready.append(self._gathering(bucket, companies[bucket], offered, now))
+            free = bucket.upstream not in paused and await self._has_room(lane, bucket)
+            if free or self._is_background(bucket):
+                ready.append(self._gathering(bucket, companies[bucket], now))
         return ready
 
     def _options(
@@ -99,7 +112,13 @@ class Gatherer:
     ) -> list[Option]:
         settings = self._settings
         overhead = settings.gather_seconds + 2 * settings.poll_seconds
-        return options(settings.windows, seen, overhead_seconds=overhead, live_seconds=live_seconds)
+        return options(
+            settings.tiers,
+            seen,
+            overhead_seconds=overhead,
+            live_seconds=live_seconds,
+            background=settings.responses_windows,
+        )
 
     def _shortest(self, seen: Mapping[str, Sequence[float]]) -> float:
         return shortest_seconds(self._options(seen, live_seconds=None))
@@ -109,9 +128,16 @@ class Gatherer:
         return [
             bucket
             for bucket, company in companies.items()
-            if sum(company.rows.values()) >= self._settings.max_lines
+            if sum(company.rows.values()) >= self._most_rows(bucket)
             or now - self._since[bucket] >= self._settings.gather_seconds
         ]
+
+    def _is_background(self, bucket: Bucket) -> bool:
+        return bucket.window in self._settings.responses_windows
+
+    def _most_rows(self, bucket: Bucket) -> int:
+        most = self._settings.max_lines
+        return min(most, BACKGROUND_ROWS) if self._is_background(bucket) else most
 
     async def _has_room(self, lane: Lane, bucket: Bucket) -> bool:
         most = await token_limit(lane, self._name, self._settings, bucket.upstream)
@@ -120,14 +146,8 @@ class Gatherer:
         taken = await enqueued_tokens(lane, self._name, bucket.upstream, but=NO_BATCH)
         return not taken or most - taken >= LEAST_ROOM * most
 
-    def _gathering(
-        self,
-        bucket: Bucket,
-        company: Company,
-        offered: Callable[[str], list[Option]],
-        now: datetime,
-    ) -> Gathering:
-        span = span_of(offered(bucket.model), bucket.window)
+    def _gathering(self, bucket: Bucket, company: Company, now: datetime) -> Gathering:
+        span = span_of(company.offered, bucket.window)
         low, high = span or (0.0, None)
         return Gathering(
             id=new_id(),
@@ -137,31 +157,37 @@ class Gatherer:
             endpoint=bucket.endpoint,
             window=bucket.window,
             reason=company.choice.reason,
-            takes=shares(company.rows, self._settings.max_lines),
+            takes=shares(company.rows, self._most_rows(bucket)),
             rows=self._settings.max_lines,
             batches=list(company.batches),
             earliest=now + timedelta(seconds=low),
             before=None if high is None else now + timedelta(seconds=high),
             deadline=company.deadline,
+            verbatim=bucket.verbatim,
+            background=self._is_background(bucket),
         )
 
 
 def sort(
-    found: Sequence[Waiters], offered: Callable[[str], list[Option]], now: datetime
+    found: Sequence[Waiters], offered: Callable[[str, ServiceClass], list[Option]], now: datetime
 ) -> dict[Bucket, Company]:
     """What goes together, by window; what only live calls answer in time is left out."""
     companies: dict[Bucket, Company] = {}
-    by_model = {model: offered(model) for model in {waiters.group.cell.model for waiters in found}}
+    cells = {waiters.group.cell for waiters in found}
+    known = {kind: offered(*kind) for kind in {(cell.model, cell.service_class) for cell in cells}}
     # With the nearest deadline first, a company's first choice is that of its nearest deadline.
     far = datetime.max.replace(tzinfo=now.tzinfo)
     for waiters in sorted(found, key=lambda waiters: waiters.deadline or far):
         cell = waiters.group.cell
         left = None if waiters.deadline is None else (waiters.deadline - now).total_seconds()
-        choice = choose(by_model[cell.model], left)
+        fit = fitting(known[cell.model, cell.service_class], translatable=waiters.translatable)
+        choice = choose(fit, left)
         if choice.option.window is None:
             continue
-        bucket = Bucket(cell.model, cell.upstream, waiters.endpoint, choice.option.window)
-        company = companies.setdefault(bucket, Company(choice, waiters.deadline))
+        bucket = Bucket(
+            cell.model, cell.upstream, waiters.endpoint, choice.option.window, waiters.verbatim
+        )
+        company = companies.setdefault(bucket, Company(choice, waiters.deadline, fit))
         company.rows[waiters.group] = company.rows.get(waiters.group, 0) + waiters.rows
         if waiters.batch_id is not None:
             company.batches.add(waiters.batch_id)

@@ -1,32 +1,28 @@
-"""One provider batch on its way: uploaded, submitted, watched, read back.
+"""One provider batch on its way as a file: uploaded, submitted, watched, read back.
 
 Each step looks before it does and writes after, so that it may be cut off anywhere and begun again
 by any process: what is at the provider carries our id, and is found there.
 """
 
-import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 import structlog
 
-from carpool.errors import PassingError, Unavailable, error_body
+from carpool.errors import PassingError, error_body
 from carpool.lines import Line
 from carpool.states import ENDPOINTS, ProviderBatchState
 from db import provider_batches as steps
-from db.database import DatabaseAway
 from db.provider_batches import NO_ROOM, LostError, ProviderBatch
-from workers.executor import backoff_seconds
 from workers.provider_batches.batch_file import Limits, parse_custom_id, write
 from workers.provider_batches.desk import Desk
+from workers.provider_batches.keeping import ERROR_LENGTH, Keeping
 from workers.provider_batches.provider import BatchFault, Refused, Seen
 from workers.provider_batches.reading import Reading, RubbishError, Told, missing
-from workers.provider_batches.rows import REFUSED_STATUS, Rows
+from workers.provider_batches.rows import REFUSED_STATUS
 from workers.provider_batches.token_limit import stated, token_limit
 
 READINGS = 3
@@ -35,69 +31,18 @@ RUBBISH_READINGS = 20
 """The same of a file of which no line can be read."""
 LOOKS_AT_NOTHING = 5
 """How often in a row the provider must say that it knows nothing of a batch, to be believed."""
-ERROR_LENGTH = 2000
-HAND_BACK_SECONDS = 60.0
-"""After so long a failure of the provider, rows that it has not got go to the route's others."""
 NOT_OVER = ("validating", "in_progress")
 log = structlog.get_logger()
 
 
-class Keeper:
-    """Moves one provider batch on, for as long as this process keeps it."""
+class Keeper(Keeping):
+    """Moves a provider batch on that goes by the Batch API."""
 
     def __init__(self, desk: Desk, batch: ProviderBatch, *, fresh: bool) -> None:
         """``fresh``: it was gathered just now, so that nothing of it can be at the provider."""
-        self.batch = batch
-        self._desk = desk
-        self._doubtful = not fresh
+        super().__init__(desk, batch, doubtful=not fresh)
         self._readings = 0
         self._looked_at_nothing = 0
-        self._failures = 0
-        self._lane = desk.database.lane()
-        self._rows = Rows(desk, batch, self._lane)
-
-    async def keep(self) -> None:
-        """Move it on until it has ended, or another process keeps it."""
-        try:
-            while self.batch.state != ProviderBatchState.ENDED:
-                pause = await self._try()
-                if pause is None:
-                    return
-                await asyncio.sleep(pause)
-        finally:
-            await self._lane.close()
-
-    async def _try(self) -> float | None:
-        """One step; how long to wait for the next one, None where there is none."""
-        try:
-            pause = await self._step()
-            self._failures = 0
-            return pause
-        except LostError as error:
-            log.warning("provider_batch_lost", provider_batch=str(error))
-            return None
-        except PassingError as error:
-            return await self._failed(error, error.retry_after_seconds or 0.0)
-        except (Refused, Unavailable, DatabaseAway, OSError) as error:
-            return await self._failed(error, 0.0)
-        except Exception as error:
-            log.exception("provider_batch_bug", provider_batch=str(self.batch.id))
-            return await self._failed(error, 0.0)
-
-    async def _failed(self, error: Exception, asked_seconds: float) -> float | None:
-        self._doubtful = True
-        self._failures += 1
-        log.warning(
-            "provider_step_failed",
-            provider_batch=str(self.batch.id),
-            state=ProviderBatchState(self.batch.state).name,
-            failures=self._failures,
-            error=str(error),
-        )
-        if await self._hand_back():
-            return None
-        asked = min(asked_seconds, self._desk.backend.poll_seconds)
-        return max(asked, backoff_seconds(self._failures))
 
     async def _step(self) -> float | None:
         match self.batch.state:
@@ -189,19 +134,6 @@ class Keeper:
             raise
         log.info("provider_batch_submitted", provider_batch=str(batch.id), provider_id=mine.id)
 
-    async def _unbroken(self, doing: Coroutine[Any, Any, None]) -> None:
-        """Do it to its end, though this be cancelled meanwhile: for as long as a drain may take."""
-        task = asyncio.create_task(doing)
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait({task}, timeout=self._desk.settings.drain_seconds)
-            if task.cancel():
-                await asyncio.wait({task})
-            elif not task.cancelled() and (error := task.exception()) is not None:
-                log.warning("provider_step_failed", error=str(error))
-            raise
-
     async def _cancel_others(self) -> None:
         """Another keeper, stopped in mid-step, may have created a batch beside this one's."""
         for other in await self._desk.provider.created(self.batch):
@@ -249,10 +181,7 @@ class Keeper:
         """Whether nobody needs it any more, or it is late and another backend can still help."""
         if not await steps.any_member(self._lane, self.batch.id):
             return True
-        if self.batch.deadline is None or not self._desk.map.hurries_elsewhere(self.batch.model):
-            return False
-        left = (self.batch.deadline - datetime.now(UTC)).total_seconds()
-        return 0 < left < self._desk.backend.live_seconds
+        return self._is_late()
 
     async def _read(self, seen: Seen) -> float | None:
         if seen.status == "failed":
@@ -294,7 +223,7 @@ class Keeper:
             async for line in self._desk.provider.lines(file):
                 yield line
         except Refused as error:
-            raise PassingError(str(error)) from error
+            raise PassingError(error.summary, detail=str(error)) from error
 
     async def _refused(self, seen: Seen) -> str:
         """What became of the rows of a file that the provider took nothing of, in a word."""
@@ -343,38 +272,6 @@ class Keeper:
         await self._still_keep()
         await self._rows.fail(PassingError(str(error), status=error.status, body=error.body))
         return await self._end(str(error))
-
-    async def _hand_back(self) -> bool:
-        """Let others have what a failing provider has not got; whether that was done."""
-        since = self._desk.provider.failing_since
-        if (
-            self.batch.state != ProviderBatchState.GATHERED
-            or since is None
-            or asyncio.get_running_loop().time() - since < HAND_BACK_SECONDS
-            or not self._desk.map.leads_elsewhere(self.batch.model)
-        ):
-            return False
-        try:
-            await self._rows.release(await self._rows.left())
-            await self._end("the provider fails")
-        except (DatabaseAway, LostError):
-            return False
-        return True
-
-    async def _end(self, error: str | None) -> float | None:
-        # No text of Postgres holds a NUL, and what the provider says may.
-        error = None if error is None else error.replace("\0", "")[:ERROR_LENGTH]
-        await steps.ended(self._lane, self._desk.keeper, self.batch, error)
-        log.info("provider_batch_ended", provider_batch=str(self.batch.id), error=error)
-        return None
-
-    async def _still_keep(self) -> None:
-        desk = self._desk
-        kept = await steps.renew(
-            self._lane, self.batch.backend, desk.keeper, desk.settings.lease_seconds
-        )
-        if self.batch.id not in kept:
-            raise LostError(f"{self.batch.id}")
 
     @property
     def _most(self) -> Limits:

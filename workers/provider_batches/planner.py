@@ -6,7 +6,7 @@ batch of 24 hours could ever go to a window of 24 hours, having waited for its u
 out to be late is taken back for live calls while there is time (see `keeper`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -31,6 +31,8 @@ class Option:
     seconds: float
     seen: int = 0
     """How many provider batches its time was learned from; 0: from its length."""
+    background: bool = False
+    """Whether it goes as background responses, which not every request can."""
 
     @property
     def live(self) -> bool:
@@ -56,10 +58,12 @@ def options(
     *,
     overhead_seconds: float,
     live_seconds: float | None,
+    background: Collection[str] = (),
 ) -> list[Option]:
     """The windows, with their tiers and the times seen so far, and live calls where there are any.
 
-    ``overhead_seconds`` is what gathering, upload and reading add to each window.
+    ``overhead_seconds`` is what gathering, upload and reading add to each window; those in
+    ``background`` go as responses.
     """
     found = []
     for window, tier in windows.items():
@@ -69,11 +73,22 @@ def options(
         else:
             seconds, count = UNSEEN * parse_window(window).total_seconds(), 0
         found.append(
-            Option(window=window, tier=tier, seconds=seconds + overhead_seconds, seen=count)
+            Option(
+                window=window,
+                tier=tier,
+                seconds=seconds + overhead_seconds,
+                seen=count,
+                background=window in background,
+            )
         )
     if live_seconds is not None:
         found.append(Option(window=None, tier=LIVE_TIER, seconds=live_seconds))
     return found
+
+
+def fitting(offered: Sequence[Option], *, translatable: bool) -> list[Option]:
+    """The options of requests that may, or cannot, go as background responses."""
+    return [option for option in offered if translatable or not option.background]
 
 
 def choose(offered: Sequence[Option], left_seconds: float | None) -> Choice:

@@ -46,6 +46,11 @@ class Refused(CarpoolError):
         self.status = status
         self.body = body
 
+    @property
+    def summary(self) -> str:
+        """Its status, for the body may repeat what was sent."""
+        return f"The provider answered {self.status}"
+
 
 class BatchFault(msgspec.Struct):
     """An entry of ``errors.data``."""
@@ -193,6 +198,26 @@ class Provider:
         except PassingError as error:
             if error.status != 409:
                 raise
+
+    async def ask(
+        self, method: str, path: str, kind: type[_Decoded], body: bytes = b""
+    ) -> tuple[_Decoded, httpx2.Headers]:
+        """One call of any other path: its answer, and the headers over it."""
+        client = self._client
+        async with self._calling():
+            match method:
+                case "POST":
+                    response = await client.post(
+                        path,
+                        cast_to=httpx2.Response,
+                        content=body,
+                        options={"headers": {"content-type": "application/json"}},
+                    )
+                case "DELETE":
+                    response = await client.delete(path, cast_to=httpx2.Response)
+                case _:
+                    response = await client.get(path, cast_to=httpx2.Response)
+            return _decode(response.content, kind), response.headers
 
     async def reachable(self) -> None:
         """Return if the provider answers with what a provider answers."""

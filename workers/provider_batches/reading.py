@@ -14,6 +14,7 @@ import asyncpg
 import msgspec
 import structlog
 
+from carpool import metrics
 from carpool.doorbell import Doorbell
 from carpool.errors import PassingError, error_body
 from carpool.lines import Line
@@ -29,11 +30,13 @@ from workers.backends.openai_body import NotAnAnswerError
 from workers.backends.openai_errors import refuse
 from workers.backends.protocol import Answer, Usage
 from workers.executor import FINISH_LIMIT, backoff_seconds
+from workers.metrics import figures_of
 from workers.provider_batches.batch_file import parse_custom_id
 
 CHUNK_BYTES = 8_000_000
 """Of answers that are held before they are stored."""
-UNANSWERED = frozenset({"batch_expired", "batch_cancelled"})
+EXPIRED, CANCELLED = "batch_expired", "batch_cancelled"
+UNANSWERED = frozenset({EXPIRED, CANCELLED})
 """The provider did not come to it: another try, elsewhere perhaps, needs no pause."""
 EXPIRED_STATUS = 408
 REASON_LENGTH = 300
@@ -93,7 +96,8 @@ def read_line(text: bytes, *, backend: str, model: str) -> Told:
 
 def _answer(line: _Line, backend: str, model: str) -> Answer | PassingError:
     if line.response is None:
-        return unanswered(line.error or _Error())
+        error = line.error or _Error()
+        return unanswered(error.code, error.message)
     body = bytes(line.response.body)
     try:
         if line.response.status_code != 200:
@@ -106,11 +110,11 @@ def _answer(line: _Line, backend: str, model: str) -> Answer | PassingError:
         return error
 
 
-def unanswered(error: _Error) -> PassingError:
+def unanswered(code: str | None, message: str | None) -> PassingError:
     """Why a request was not answered, as its client is told if no attempt is left."""
-    code = error.code or "backend_error"
-    message = error.message or "The provider's batch gives no answer to this request."
-    status = EXPIRED_STATUS if code == "batch_expired" else 502
+    code = code or "backend_error"
+    message = message or "The provider's batch gives no answer to this request."
+    status = EXPIRED_STATUS if code == EXPIRED else 502
     return PassingError(
         f"{code}: {message}", status=status, body=error_body(message, "server_error", code=code)
     )
@@ -158,11 +162,20 @@ class Reading:
         self._max_attempts = max_attempts
         self._ledger = ledger
         self._results: GroupCommit[Result, UUID | None] = GroupCommit(
-            database, finisher.finish, limit=FINISH_LIMIT, lanes=1
+            database,
+            finisher.finish,
+            limit=FINISH_LIMIT,
+            lanes=1,
+            observe=metrics.group_size("results"),
         )
         self._failures: GroupCommit[Failure, None] = GroupCommit(
-            database, self._retry, limit=FINISH_LIMIT, lanes=1
+            database,
+            self._retry,
+            limit=FINISH_LIMIT,
+            lanes=1,
+            observe=metrics.group_size("failures"),
         )
+        self._figures = figures_of(batch.backend)
         self._chunk: list[Told] = []
         self._bytes = 0
 
@@ -219,12 +232,15 @@ class Reading:
         waiting: list[asyncio.Future[UUID | None]] = []
         results: list[Result] = []
         failures = []
+        errors: list[PassingError] = []
         for told in chunk:
             result = self._result(told)
             if isinstance(result, Result):
                 results.append(result)
                 waiting.append(self._results.put(result))
             else:
+                assert isinstance(told.answer, PassingError)
+                errors.append(told.answer)
                 failures.append(self._failures.put(result))
         channels = await asyncio.gather(*waiting, return_exceptions=True)
         for result, channel in zip(results, channels, strict=True):
@@ -238,6 +254,8 @@ class Reading:
                 self._notify(result, channel)
         await asyncio.gather(*failures)
         self.count.returned += len(failures)
+        for error in errors:
+            self._figures.returned(self._batch.model, error.body, limited=not error.counts)
         if self._chunk:
             await self.store()
 
@@ -272,8 +290,10 @@ class Reading:
     def _notify(self, result: Result, channel: UUID | None) -> None:
         if channel == NOT_MINE:
             self.count.dropped += 1
+            self._figures.dropped(self._batch.model)
             return
         self.count.answered += 1
+        self._figures.counted(self._batch.model, result)
         if channel is not None:
             body = result.body if len(result.body) <= MAX_INLINE_BYTES else None
             self._doorbell.notify(

@@ -36,7 +36,7 @@ class Rows:
     def reading(self, members: Sequence[Member]) -> Reading:
         """A reading of its files that ends these."""
         desk, batch = self._desk, self._batch
-        tier = desk.backend.windows.get(batch.window, 1.0)
+        tier = desk.backend.tiers.get(batch.window, 1.0)
         return Reading(
             desk.database,
             desk.doorbell,
@@ -47,33 +47,43 @@ class Rows:
             ledger=partial(desk.map.ledger, batch, tier=tier),
         )
 
-    async def release(self, members: Sequence[Member]) -> None:
-        """Hand rows back unharmed: it counts as no attempt."""
+    async def release(self, members: Sequence[Member], *, verbatim: bool = False) -> None:
+        """Hand rows back unharmed: it counts as no attempt.
+
+        ``verbatim``: not to be gathered for background responses again.
+        """
         for begin in range(0, len(members), RELEASE_ROWS):
             chunk = members[begin : begin + RELEASE_ROWS]
-            await steps.release(self._lane, self._desk.keeper, self._batch.id, chunk)
+            await steps.release(
+                self._lane, self._desk.keeper, self._batch.id, chunk, verbatim=verbatim
+            )
+
+    async def tell(self, told: Sequence[Told]) -> int:
+        """Store what is known of some rows; how many of them were answered by that."""
+        if not told:
+            return 0
+        async with self.reading(await self.left()) as reading:
+            for one in told:
+                await reading.tell(one)
+            await reading.store()
+        return reading.count.answered
 
     async def fail(self, failure: PassingError) -> None:
         """Each row has failed an attempt."""
-        members = await self.left()
-        async with self.reading(members) as reading:
-            for member in members:
-                await reading.tell(Told(member.id, member.epoch, failure))
-            await reading.store()
+        await self.tell([Told(m.id, m.epoch, failure) for m in await self.left()])
 
     async def refuse(self, faults: Mapping[Member, BatchFault]) -> None:
         """End rows that the provider will not take, each with its error."""
-        async with self.reading(list(faults)) as reading:
-            for member, fault in faults.items():
-                body = error_body(
-                    fault.message or "The provider refused the request.",
-                    "invalid_request_error",
-                    param=fault.param,
-                    code=fault.code,
-                )
-                answer = Answer(status=REFUSED_STATUS, body=body)
-                await reading.tell(Told(member.id, member.epoch, answer))
-            await reading.store()
+        told = []
+        for member, fault in faults.items():
+            body = error_body(
+                fault.message or "The provider refused the request.",
+                "invalid_request_error",
+                param=fault.param,
+                code=fault.code,
+            )
+            told.append(Told(member.id, member.epoch, Answer(status=REFUSED_STATUS, body=body)))
+        await self.tell(told)
 
     async def leave_out(self, contents: Contents) -> None:
         """Return what does not fit into the file, and end what never will."""

@@ -1,4 +1,4 @@
-"""A run of a worker that serves a provider's Batch API: gathers, and keeps what it gathered.
+"""A run of a worker that serves a provider's patient ways: gathers, and keeps what it gathered.
 
 Its rows belong to the provider batches and not to the run: when it ends, any other goes on.
 """
@@ -12,6 +12,7 @@ import structlog
 
 from carpool.background import Background
 from carpool.doorbell import Doorbell
+from carpool.engine import EngineFigures
 from carpool.errors import PassingError
 from carpool.ids import new_id
 from carpool.notices import CHANGED_CHANNEL
@@ -21,11 +22,16 @@ from db.database import Database, DatabaseAway, Lane
 from db.gathering import gather
 from db.provider_batches import ProviderBatch, adopt, disown, find, renew
 from db.runs import beat_run, begin_run, end_run, set_accepting, set_patience
+from workers.backends.openai_budget import SharedBudget
 from workers.map import Map
+from workers.metrics import figures_of
 from workers.provider_batches.desk import Desk
 from workers.provider_batches.gatherer import Gatherer
 from workers.provider_batches.keeper import Keeper
+from workers.provider_batches.keeping import Keeping
 from workers.provider_batches.provider import Provider, Refused
+from workers.provider_batches.response_keeper import ResponseKeeper
+from workers.provider_batches.responses import Responses
 
 LOOKS = 6
 """How often, in the time that the first row waits for company, what waits is looked at."""
@@ -58,18 +64,21 @@ class ProviderRun:
         self._worker = process.hex[-12:]
         self._gatherer = Gatherer(name, backend)
         self._provider = Provider(name, backend)
+        self._budget = SharedBudget(name, database)
         self._desk = Desk(
             settings=settings,
             backend=backend,
             database=database,
             doorbell=doorbell,
             provider=self._provider,
+            responses=Responses(self._provider, self._budget),
             map=Map(name),
             keeper=self.id,
             worker=self._worker,
         )
         self._keepers: dict[UUID, asyncio.Task[None]] = {}
         self._accepting = True
+        self._figures = figures_of(name)
         self._over = asyncio.Event()
         """Told to drain, or ended by others."""
         self._ended = False
@@ -92,7 +101,9 @@ class ProviderRun:
             ):
                 return False
             log.info("run_started", run=str(self.id), backend=self._name)
+            self._figures.run_started()
             self._doorbell.announce(CHANGED_CHANNEL)
+            self._budget.start()
             background = Background()
             background.start(self._gather_for_ever(), self._beat(), self._check_health())
             try:
@@ -100,9 +111,11 @@ class ProviderRun:
             finally:
                 await background.close()
                 await self._leave(lane)
+                self._figures.run_ended("lost" if self._ended else "drained")
             return True
         finally:
             await self._provider.close()
+            await self._budget.close()
             await lane.close()
 
     async def _gather_for_ever(self) -> None:
@@ -142,6 +155,7 @@ class ProviderRun:
                     lines=lines,
                     reason=made.reason,
                 )
+                self._figures.gathered(made.model, lines)
                 self._keep(made, fresh=True)
 
     async def _beat(self) -> None:
@@ -151,7 +165,8 @@ class ProviderRun:
             while not self._ended:
                 try:
                     await self._look_after(lane)
-                    if not (await beat_run(lane, self.id, [])).alive:
+                    figures = EngineFigures(kind=self._backend.kind)
+                    if not (await beat_run(lane, self.id, [], figures)).alive:
                         log.warning("run_lost_its_lease", run=str(self.id))
                         self._ended = True
                         self._over.set()
@@ -176,7 +191,12 @@ class ProviderRun:
     def _keep(self, batch: ProviderBatch, *, fresh: bool) -> None:
         if batch.id in self._keepers:
             return
-        task = asyncio.create_task(Keeper(self._desk, batch, fresh=fresh).keep())
+        keeper: Keeping = (
+            ResponseKeeper(self._desk, batch)
+            if batch.background
+            else Keeper(self._desk, batch, fresh=fresh)
+        )
+        task = asyncio.create_task(keeper.keep())
         self._keepers[batch.id] = task
         task.add_done_callback(lambda _: self._keepers.pop(batch.id, None))
 
