@@ -11,6 +11,9 @@ from db.keys import Identity, find_key
 
 REMEMBER_SECONDS = 5.0
 """How long a revoked key may still work when the word of its end was lost."""
+TEAM = "team"
+REQUEST = "request"
+"""Under which a connection's scope holds who asks and what was taken in, for logs."""
 _MISSING = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header "
     "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
@@ -35,4 +38,5 @@ class KeyRing:
         identity = await self._known.get(secret)
         if identity is None:
             raise Unauthorized("Incorrect API key provided, or it was revoked.")
+        request.scope[TEAM] = identity.team_id
         return identity

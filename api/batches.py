@@ -107,15 +107,20 @@ async def list_all(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     """``POST /v1/batches/{id}/cancel``: one write; what is left of it is ended by the sweep."""
     services, identity, identifier = await _addressed(request)
-    cancelled = await cancel_batch(services.database, identifier, team_id=identity.team_id)
+    return JSON(batch_object(await cancelled(services, identity, identifier)))
+
+
+async def cancelled(services: Services, identity: Identity, identifier: UUID) -> BatchView:
+    """A batch that is cancelled, by this if not before; raises Conflict where it has ended."""
+    stopped = await cancel_batch(services.database, identifier, team_id=identity.team_id)
     seen = await _seen(services, identity, identifier)
-    if cancelled:
+    if stopped:
         services.doorbell.tell_of_batches(BATCHES_CHANNEL, [identifier])
         await dispatch_jobs(services.doorbell, services.broker, [identifier])
     elif seen.status in (*DONE, BatchStatus.EXPIRED):
         status = seen.status.name.lower()
         raise Conflict(f"Cannot cancel a batch with status '{status}'.", code="invalid_state")
-    return JSON(batch_object(seen))
+    return seen
 
 
 async def events(request: Request) -> Response:
@@ -154,12 +159,16 @@ async def results(request: Request) -> Response:
 async def retry(request: Request) -> Response:
     """``POST /v1/batches/{id}/retry``: a new batch of the lines that did not succeed."""
     services, identity, identifier = await _addressed(request)
+    return await started(services, identity, await retry_of(services, identity, identifier))
+
+
+async def retry_of(services: Services, identity: Identity, identifier: UUID) -> UUID:
+    """A new batch of the lines that did not succeed; raises Conflict where it goes on."""
     seen = await _seen(services, identity, identifier)
     if not seen.ended:
         status = seen.status.name.lower()
         raise Conflict(f"Cannot retry a batch with status '{status}'.", code="invalid_state")
-    new = await retried(services, identity, identifier)
-    return await started(services, identity, await create_batch(services.database, new))
+    return await create_batch(services.database, await retried(services, identity, identifier))
 
 
 async def _created(services: Services, request: Request, new: NewBatch) -> UUID:

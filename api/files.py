@@ -20,6 +20,7 @@ from api.responses import JSON, listing
 from api.services import Services
 from carpool.errors import FileMissing, InvalidRequest, NotFound, StoreAway
 from carpool.ids import FILE_PREFIX, parse_public_id, public_id
+from carpool.log import cause
 from db.files import FileView, delete_file, file_key, find_file, list_files
 from db.keys import Identity
 
@@ -96,7 +97,12 @@ async def delete(request: Request) -> Response:
 async def content(request: Request) -> Response:
     """``GET /v1/files/{id}/content``, or a ``Range`` of it."""
     services, identity, identifier = await _addressed(request)
-    seen = await _seen(services, identity, identifier)
+    return content_of(request, await _seen(services, identity, identifier))
+
+
+def content_of(request: Request, seen: FileView) -> Response:
+    """A file's bytes as an attachment, or the ``Range`` of them that is asked for."""
+    services: Services = request.app.state.services
     headers = {
         "accept-ranges": "bytes",
         "content-disposition": f"attachment; filename*=UTF-8''{quote(seen.filename, safe='')}",
@@ -152,7 +158,7 @@ class Content(Response):
                         await send({"type": "http.response.body", "body": piece, "more_body": True})
                     piece = await anext(found, b"")
             except (TimeoutError, FileMissing, StoreAway) as error:
-                log.warning("content_cut_off", file=self._key, error=repr(error))
+                log.warning("content_cut_off", file=self._key, error=cause(error))
                 return  # short of its length, so that the connection is closed
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -9,6 +9,7 @@ from api.responses import REQUEST_PREFIX
 from carpool.folding import fold
 from carpool.ids import created_at, public_id
 from carpool.prices import COLUMNS, NANODOLLARS, UNKNOWN, Ledger
+from carpool.reasons import Waits
 from carpool.states import ENDPOINTS, RequestStatus
 from db.view import RequestView
 
@@ -36,11 +37,22 @@ def request_object(seen: RequestView) -> dict[str, Any]:
         "reason": seen.reason,
         "cost": None if seen.ledger is None else _cost(seen.ledger),
         "created_at": int(created_at(seen.id).timestamp()),
+        "deadline": _seconds(seen.deadline),
         "started_at": _seconds(seen.started_at),
         "completed_at": _seconds(seen.completed_at),
         "attempts": seen.attempts,
         "response": response,
         "error": error,
+    }
+
+
+def waits_object(waits: Waits) -> dict[str, Any]:
+    """Why a request waits; ``place`` is 1 for what is next, and None where there is no order."""
+    return {
+        "place": waits.place,
+        "reason": waits.reason,
+        "text": waits.text,
+        "eta_seconds": waits.eta_seconds,
     }
 
 

@@ -1,5 +1,7 @@
 """What several endpoints take in their query strings."""
 
+from collections.abc import Collection
+
 from starlette.datastructures import QueryParams
 
 from carpool.errors import InvalidRequest
@@ -31,3 +33,21 @@ def limit_of(query: QueryParams, *, most: int, default: int = DEFAULT_LIMIT) -> 
             f"Invalid value for 'limit': expected an integer from 1 to {most}.", param="limit"
         )
     return int(text)
+
+
+def choice_of(query: QueryParams, name: str, choices: Collection[str]) -> str | None:
+    """One of some words; None where it is not given."""
+    text = query.get(name)
+    if text is not None and text not in choices:
+        raise InvalidRequest(
+            f"Invalid value for '{name}': expected one of {', '.join(choices)}.", param=name
+        )
+    return text
+
+
+def text_of(query: QueryParams, name: str) -> str | None:
+    """A text that Postgres takes; None where it is not given."""
+    text = query.get(name)
+    if text is not None and "\0" in text:
+        raise InvalidRequest(f"Invalid value for '{name}': it holds a NUL.", param=name)
+    return text

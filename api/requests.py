@@ -9,7 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.objects import request_object
+from api.objects import request_object, waits_object
 from api.query import limit_of, wait_of
 from api.responses import JSON, REQUEST_PREFIX, event_stream, listing
 from api.services import Services
@@ -20,6 +20,7 @@ from carpool.states import RequestStatus
 from db.delivery import listen_in
 from db.end import CANCELLED, end_requests
 from db.keys import Identity
+from db.reasons import reason_of
 from db.sweeper import tell_ended
 from db.view import MAX_PAGE, RequestView, page, view
 
@@ -32,7 +33,10 @@ ENDED = (
 
 
 async def retrieve(request: Request) -> Response:
-    """``GET /v1/requests/{id}?wait=SECONDS``: at once, or when it has ended, or the time is up."""
+    """``GET /v1/requests/{id}?wait=SECONDS``: at once, or when it has ended, or the time is up.
+
+    One that waits has ``waits``: why, its place, and until when.
+    """
     services, identity, identifier = await _addressed(request)
     wait = wait_of(request.query_params)
     seen = await _seen(services, identity, identifier)
@@ -51,7 +55,7 @@ async def retrieve(request: Request) -> Response:
             handle.cancel()
             no_drain()
             services.waiting.remove(sink)
-    return JSON(request_object(seen))
+    return JSON(request_object(seen) | await _waits(services, seen))
 
 
 async def events(request: Request) -> Response:
@@ -129,6 +133,16 @@ async def _seen(services: Services, identity: Identity, identifier: UUID) -> Req
     if seen is None:
         raise NotFound(f"No request with the id '{REQUEST_PREFIX}{identifier.hex}' exists.")
     return seen
+
+
+async def _waits(services: Services, seen: RequestView) -> dict[str, Any]:
+    """What is added to the object of a request that waits, here or at a provider."""
+    at_provider = seen.status is RequestStatus.IN_PROGRESS and seen.reason is not None
+    if seen.status is not RequestStatus.QUEUED and not at_provider:
+        return {}
+    situation = await services.situation.get(None)
+    waits = await reason_of(services.database, seen.id, situation=situation)
+    return {} if waits is None else {"waits": waits_object(waits)}
 
 
 def _model(text: str | None) -> str | None:

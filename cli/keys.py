@@ -14,11 +14,13 @@ WIDTH = 240
 
 
 async def create(
-    settings: Settings, *, team: str, name: str, owner: str | None, admin: bool
+    settings: Settings, *, team: str, name: str, owner: str | None, admin: bool, bodies: bool
 ) -> None:
     """Print the secret, which is shown this once."""
     async with opened_database(settings) as database:
-        key = await keys.create_key(database, team=team, name=name, owner=owner, admin=admin)
+        key = await keys.create_key(
+            database, team=team, name=name, owner=owner, admin=admin, sees_bodies=bodies
+        )
     Console(stderr=True).print(f"Key {key.id} of team '{team}'. It is shown this once:")
     print(key.secret)
 
@@ -27,7 +29,7 @@ async def show(settings: Settings, *, team: str | None) -> None:
     """Print all keys, or a team's."""
     async with opened_database(settings) as database:
         found = await keys.list_keys(database, team=team)
-    headings = ("id", "team", "name", "owner", "admin", "ends in", "made", "revoked")
+    headings = ("id", "team", "name", "owner", "admin", "bodies", "ends in", "made", "revoked")
     table = Table(*(Column(heading, no_wrap=True) for heading in headings), box=None)
     for key in found:
         table.add_row(
@@ -36,6 +38,7 @@ async def show(settings: Settings, *, team: str | None) -> None:
             key.name,
             key.owner or "",
             "yes" if key.admin else "",
+            "yes" if key.sees_bodies else "",
             key.hint,
             f"{key.created_at:%Y-%m-%d %H:%M}",
             f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "",

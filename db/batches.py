@@ -179,14 +179,14 @@ async def store_batch(new: NewBatch, identifier: UUID, database: Fetches) -> Non
 async def find_batch(database: Fetches, identifier: UUID, *, team_id: int) -> BatchView | None:
     """One batch of a team; None where it has none of this id."""
     rows = await database.fetch(ONE, identifier, team_id)
-    return _view(rows[0]) if rows else None
+    return batch_view(rows[0]) if rows else None
 
 
 async def list_batches(
     database: Fetches, *, team_id: int, after: UUID | None, limit: int
 ) -> list[BatchView]:
     """A team's batches, newest first, at most ``limit`` from the one after ``after`` on."""
-    return [_view(row) for row in await database.fetch(PAGE, team_id, after, limit)]
+    return [batch_view(row) for row in await database.fetch(PAGE, team_id, after, limit)]
 
 
 async def cancel_batch(database: Fetches, identifier: UUID, *, team_id: int) -> bool:
@@ -211,6 +211,7 @@ async def forget_dry_run(database: Fetches, identifier: UUID) -> None:
     await database.fetch(FORGET, identifier)
 
 
-def _view(row: Any) -> BatchView:
+def batch_view(row: Any) -> BatchView:
+    """A row of `VIEW` as a batch."""
     values = {field: row[field] for field in BatchView.__struct_fields__}
     return BatchView(**values | {"status": BatchStatus(row["status"])})

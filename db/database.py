@@ -12,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from carpool.errors import CarpoolError
+from carpool.log import cause
 
 LANE_SETTINGS = {
     # The statements of a lane find their rows by key. A plan made while the queue was empty would
@@ -24,6 +25,9 @@ LANE_SETTINGS = {
     "jit": "off",
     "application_name": "carpool-lane",
 }
+BY_INDEX = "; ".join(
+    f"set local {name} = off" for name, value in LANE_SETTINGS.items() if value == "off"
+)
 
 CONNECTION_ERRORS = (
     OSError,
@@ -66,6 +70,7 @@ class Database:
             max_overflow=0,
             pool_pre_ping=True,
             pool_timeout=timeout_seconds,
+            hide_parameters=True,
             connect_args={
                 "timeout": timeout_seconds,
                 "command_timeout": timeout_seconds,
@@ -87,14 +92,14 @@ class Database:
                 yield connection
         except DBAPIError as error:
             # SQLAlchemy's words for it are the original's; what it was is the original's cause.
-            cause = error.orig and error.orig.__cause__
-            if error.connection_invalidated or isinstance(cause, CONNECTION_ERRORS):
-                raise DatabaseAway(str(error.orig)) from error
+            origin = error.orig and error.orig.__cause__
+            if error.connection_invalidated or isinstance(origin, CONNECTION_ERRORS):
+                raise DatabaseAway(cause(origin or error)) from error
             raise
         except PoolTimeout as error:
-            raise DatabaseAway(str(error)) from error
+            raise DatabaseAway("no connection of the pool is free") from error
         except CONNECTION_ERRORS as error:
-            raise DatabaseAway(str(error)) from error
+            raise DatabaseAway(cause(error)) from error
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -118,6 +123,13 @@ class Database:
             assert driver is not None
             async with driver.transaction():
                 yield driver
+
+    @asynccontextmanager
+    async def by_index(self) -> AsyncIterator[Any]:
+        """The same, its statements planned as a lane's: whatever was known of the tables."""
+        async with self.transaction() as driver:
+            await driver.execute(BY_INDEX)
+            yield driver
 
     def lane(self) -> "Lane":
         """A new lane to the same database."""
@@ -159,7 +171,7 @@ class Lane:
             raise asyncpg.DataError(str(error)) from error
         except CONNECTION_ERRORS as error:
             self.drop()
-            raise DatabaseAway(f"{type(error).__name__}: {error}") from error
+            raise DatabaseAway(cause(error)) from error
         except asyncio.CancelledError:
             self.drop()
             raise

@@ -10,12 +10,16 @@ from sqlalchemy import text
 
 from carpool.errors import InvalidRequest
 from carpool.ids import new_id
-from db.database import Database
+from db.database import Database, Fetches
 
 # Who made a map of the routes before there was the team did not know it, and must make another.
 TEAM_IS_ROUTED = """
 update routing set version = version + 1
 where exists (select from legs where cast(:team as text) = any(teams))
+"""
+TEAMS = """
+select t.name, t.created_at, count(k.id) filter (where k.revoked_at is null) as keys
+from teams t left join keys k on k.team_id = t.id group by t.id order by t.name
 """
 PREFIX = "sk-carpool-"
 _SECRET_BYTES = 32
@@ -39,9 +43,19 @@ class KeyInfo:
     name: str
     owner: str | None
     admin: bool
+    sees_bodies: bool
     hint: str
     created_at: datetime
     revoked_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeamInfo:
+    """A team, and how many keys it has that are not revoked."""
+
+    name: str
+    keys: int
+    created_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +66,8 @@ class Identity:
     team_id: int
     owner: str | None
     admin: bool
+    sees_bodies: bool
+    """Whether the admin API shows it prompts and answers."""
 
 
 def hash_of(secret: str) -> bytes:
@@ -60,11 +76,23 @@ def hash_of(secret: str) -> bytes:
 
 
 async def create_key(
-    database: Database, *, team: str, name: str, owner: str | None = None, admin: bool = False
+    database: Database,
+    *,
+    team: str,
+    name: str,
+    owner: str | None = None,
+    admin: bool = False,
+    sees_bodies: bool = False,
 ) -> NewKey:
-    """Make a key, and its team where that is new. Raises InvalidRequest for an empty name."""
+    """Make a key, and its team where that is new.
+
+    Raises InvalidRequest for an empty name, and where a team's own key shall see bodies: it sees
+    its team's through the API that its clients use.
+    """
     if not team.strip() or not name.strip():
         raise InvalidRequest("A key needs a team and a name.", param="team")
+    if sees_bodies and not admin:
+        raise InvalidRequest("Only an admin's key sees the bodies of all teams.", param="bodies")
     key = NewKey(id=new_id(), secret=PREFIX + secrets.token_urlsafe(_SECRET_BYTES))
     async with database.begin() as connection:
         made = await connection.execute(
@@ -75,8 +103,9 @@ async def create_key(
             await connection.execute(text(TEAM_IS_ROUTED), {"team": team})
         await connection.execute(
             text(
-                "insert into keys (id, team_id, hash, hint, name, owner, admin) "
-                "select :id, id, :hash, :hint, :name, :owner, :admin from teams where name = :team"
+                "insert into keys (id, team_id, hash, hint, name, owner, admin, sees_bodies) "
+                "select :id, id, :hash, :hint, :name, :owner, :admin, :sees_bodies from teams "
+                "where name = :team"
             ),
             {
                 "id": key.id,
@@ -85,6 +114,7 @@ async def create_key(
                 "name": name,
                 "owner": owner,
                 "admin": admin,
+                "sees_bodies": sees_bodies,
                 "team": team,
             },
         )
@@ -97,7 +127,7 @@ async def find_key(database: Database, secret: str) -> Identity | None:
         row = (
             await connection.execute(
                 text(
-                    "select id, team_id, owner, admin from keys "
+                    "select id, team_id, owner, admin, sees_bodies from keys "
                     "where hash = :hash and revoked_at is null"
                 ),
                 {"hash": hash_of(secret)},
@@ -105,7 +135,13 @@ async def find_key(database: Database, secret: str) -> Identity | None:
         ).one_or_none()
     if row is None:
         return None
-    return Identity(key_id=row.id, team_id=row.team_id, owner=row.owner, admin=row.admin)
+    return Identity(
+        key_id=row.id,
+        team_id=row.team_id,
+        owner=row.owner,
+        admin=row.admin,
+        sees_bodies=row.sees_bodies,
+    )
 
 
 async def list_keys(database: Database, *, team: str | None = None) -> list[KeyInfo]:
@@ -113,13 +149,18 @@ async def list_keys(database: Database, *, team: str | None = None) -> list[KeyI
     async with database.connect() as connection:
         rows = await connection.execute(
             text(
-                "select k.id, t.name as team, k.name, k.owner, k.admin, k.hint, k.created_at, "
-                "k.revoked_at from keys k join teams t on t.id = k.team_id "
+                "select k.id, t.name as team, k.name, k.owner, k.admin, k.sees_bodies, k.hint, "
+                "k.created_at, k.revoked_at from keys k join teams t on t.id = k.team_id "
                 "where cast(:team as text) is null or t.name = :team order by k.created_at"
             ),
             {"team": team},
         )
         return [KeyInfo(**row) for row in rows.mappings()]
+
+
+async def list_teams(database: Fetches) -> list[TeamInfo]:
+    """All teams, by their names."""
+    return [TeamInfo(**row) for row in await database.fetch(TEAMS)]
 
 
 async def revoke_key(database: Database, identifier: str) -> bool:

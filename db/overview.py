@@ -1,85 +1,324 @@
-"""What waits, what runs, and who serves, at a glance."""
+"""What waits, what runs, who serves, and what is wrong: put together from what is cheap to read.
 
+Nothing here reads a request's row: what waits is counted at the pace that `db.depths` allows, all
+else is small.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import text
-
-from carpool.ids import BATCH_PREFIX, public_id
+from carpool.engine import EngineFigures, decode_figures
+from carpool.overview import (
+    BackendView,
+    BatchesView,
+    EngineView,
+    Overview,
+    ProcessesView,
+    QueueView,
+    Rates,
+    Saved,
+    Today,
+)
+from carpool.prices import NANODOLLARS
+from carpool.reasons import Waits
 from carpool.routing import Route
-from carpool.states import BatchStatus, ServiceClass
-from db.database import Database
-from db.routes import list_routes
+from db.database import Database, Fetches
+from db.depths import Depth, DepthCounter, Depths, oldest_seconds
+from db.problems import problems
+from db.reasons import GroupKey, group_reasons
+from db.standing import ProcessRow, RunRow, Standing, Sums, read_standing
 
-WAITING = """
-select model, class, count(*) as count,
-    extract(epoch from now() - to_timestamp(
-        ('x' || substr(replace(min(id::text), '-', ''), 1, 12))::bit(48)::bigint / 1000.0
-    )) as oldest
-from queue where state <> 1 group by model, class order by model, class
-"""
-IN_FLIGHT = """
-select r.backend, count(*) as count from queue q join runs r on r.id = q.owner
-where q.state = 1 group by r.backend order by r.backend
-"""
-RUNS = """
-select backend, worker, in_flight, capacity, extract(epoch from now() - heartbeat_at) as age
-from runs where ended_at is null order by backend, slot
-"""
-BATCHES = """
-select b.id, t.name, b.model, b.status, b.total,
-    coalesce(c.completed + c.failed + c.cancelled + c.expired, 0) as done
-from batches b join teams t on t.id = b.team_id left join batch_counts c on c.batch_id = b.id
-where b.status < 4 and not b.dry_run order by b.id
-"""
-PROCESSES = """
-select kind, host, pid, extract(epoch from now() - heartbeat_at) as age
-from processes order by kind, host, pid
-"""
+MOST_QUEUES: Final = 100
+"""How many groups of the queue are told one by one."""
+REASONS_SECONDS: Final = 1.0
+REASONS_SHARE: Final = 200
+"""Reasons are looked for again after so many times as long as the last look took."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Overview:
-    """Rows for a person's eye; ages in seconds."""
+class Seen:
+    """An overview, and marks by which it shows that what it sums up has changed."""
 
-    waiting: list[tuple[str, str, int, float]]
-    """Model, class, how many, age of the oldest."""
-    in_flight: list[tuple[str, int]]
-    """Backend, how many."""
-    runs: list[tuple[str, str, int, int, float]]
-    """Backend, worker, in flight, capacity, age of the heartbeat."""
-    batches: list[tuple[str, str, str | None, str, int, int]]
-    """Those that are open: id, team, model, status, lines done, lines in all."""
-    processes: list[tuple[str, str, int, float]]
-    """Kind, host, process id, age of the heartbeat."""
-    routes: dict[str, Route]
+    overview: Overview
+    depths: Depths
+    standing: Standing
+    marks: Mapping[str, object]
 
 
-async def overview(database: Database) -> Overview:
-    """Read it all."""
-    async with database.connect() as connection:
-        waiting = (await connection.execute(text(WAITING))).all()
-        in_flight = (await connection.execute(text(IN_FLIGHT))).all()
-        runs = (await connection.execute(text(RUNS))).all()
-        batches = (await connection.execute(text(BATCHES))).all()
-        processes = (await connection.execute(text(PROCESSES))).all()
+class OverviewReader:
+    """Reads overviews one after the other; ``lane`` is its alone while it reads."""
+
+    def __init__(self, database: Database, kinds: Mapping[str, str]) -> None:
+        self._database = database
+        self._kinds = kinds
+        self._counter = DepthCounter()
+        self._reasons: dict[GroupKey, Waits] = {}
+        self._reasons_due = 0.0
+
+    async def read(
+        self, lane: Fetches, routes: Mapping[str, Route], *, redis_away: bool = False
+    ) -> Seen:
+        """The overview now, with the routes as they hold, their aliases followed."""
+        depths = await self._counter.look(lane)
+        standing = await read_standing(lane)
+        reasons = await self._look_for_reasons(depths)
+        return Seen(
+            overview=assemble(
+                standing, depths, routes, reasons, kinds=self._kinds, redis_away=redis_away
+            ),
+            depths=depths,
+            standing=standing,
+            marks=_marks(standing),
+        )
+
+    async def _look_for_reasons(self, depths: Depths) -> dict[GroupKey, Waits]:
+        told = sorted(depths.rows, key=_by_waiting)[:MOST_QUEUES]
+        groups = [_key(depth) for depth in told if depth.waiting]
+        began = time.monotonic()
+        if groups and began >= self._reasons_due:
+            self._reasons = await group_reasons(self._database, groups)
+            took = time.monotonic() - began
+            self._reasons_due = began + max(REASONS_SECONDS, REASONS_SHARE * took)
+        return self._reasons
+
+
+def assemble(
+    standing: Standing,
+    depths: Depths,
+    routes: Mapping[str, Route],
+    reasons: Mapping[GroupKey, Waits],
+    *,
+    kinds: Mapping[str, str],
+    redis_away: bool = False,
+) -> Overview:
+    """Put an overview together; pure."""
+    span = max(1.0, standing.at - standing.since)
+    per_second = {ended.model: ended.requests / span for ended in standing.recent}
+    drains = _drains(depths.rows, per_second)
+    backends = _backends(standing, routes, kinds)
+    rates = _rates(standing, span)
     return Overview(
-        waiting=[
-            (row[0], ServiceClass(row[1]).name.lower(), row[2], float(row.oldest))
-            for row in waiting
-        ],
-        in_flight=[(row[0], row[1]) for row in in_flight],
-        runs=[(row[0], row[1], row[2], row[3], float(row.age)) for row in runs],
-        batches=[
-            (
-                public_id(BATCH_PREFIX, row.id),
-                row.name,
-                row.model,
-                BatchStatus(row.status).name.lower(),
-                row.done,
-                row.total,
-            )
-            for row in batches
-        ],
-        processes=[(row[0], row[1], row[2], float(row.age)) for row in processes],
-        routes=await list_routes(database),
+        at=round(standing.at, 3),
+        counted_at=round(depths.counted_at.timestamp(), 3),
+        waiting=depths.waiting,
+        in_flight=depths.in_flight,
+        oldest_seconds=_rounded(oldest_seconds(depths.rows, standing.at)),
+        drain_seconds=_rounded(_drained(depths.rows, drains)),
+        rates=rates,
+        today=_today(standing.today),
+        queues=list(_queues(depths.rows, standing.at, drains, reasons)),
+        backends=backends,
+        processes=_processes(standing.processes),
+        batches=BatchesView(
+            open=standing.batches.open,
+            lines_left=max(0, standing.batches.lines - standing.batches.done),
+        ),
+        problems=problems(standing, depths, reasons, backends, rates, redis_away=redis_away),
     )
+
+
+def _queues(
+    rows: Sequence[Depth],
+    at: float,
+    drains: Mapping[tuple[str, int], float | None],
+    reasons: Mapping[GroupKey, Waits],
+) -> Iterable[QueueView]:
+    told = sorted(rows, key=_by_waiting)
+    for depth in told[:MOST_QUEUES]:
+        why = reasons.get(_key(depth)) if depth.waiting else None
+        yield QueueView(
+            model=depth.model,
+            service_class=depth.service_class.name.lower(),
+            team=depth.team,
+            waiting=depth.waiting,
+            in_flight=depth.in_flight,
+            oldest_seconds=_rounded(depth.age_seconds(at)) if depth.waiting else None,
+            drain_seconds=_rounded(drains[depth.model, depth.service_class])
+            if depth.waiting
+            else None,
+            reason=None if why is None else str(why.reason),
+            text=None if why is None else why.text,
+        )
+    rest: dict[tuple[str, int], list[Depth]] = {}
+    for depth in told[MOST_QUEUES:]:
+        rest.setdefault((depth.model, depth.service_class), []).append(depth)
+    for (model, service_class), depths in list(rest.items())[:MOST_QUEUES]:
+        yield QueueView(
+            model=model,
+            service_class=depths[0].service_class.name.lower(),
+            team=None,
+            waiting=sum(depth.waiting for depth in depths),
+            in_flight=sum(depth.in_flight for depth in depths),
+            oldest_seconds=_rounded(oldest_seconds(depths, at)),
+            drain_seconds=_rounded(drains[model, service_class]),
+            reason=None,
+            text=None,
+        )
+
+
+def _drains(
+    rows: Sequence[Depth], per_second: Mapping[str, float]
+) -> dict[tuple[str, int], float | None]:
+    """How long a model's class takes at the pace of now, with the classes before it."""
+    waiting: Counter[tuple[str, int]] = Counter()
+    for depth in rows:
+        waiting[depth.model, depth.service_class] += depth.waiting
+    found: dict[tuple[str, int], float | None] = {}
+    for model, service_class in waiting:
+        ahead = sum(waiting[model, earlier] for earlier in range(service_class + 1))
+        pace = per_second.get(model, 0.0)
+        found[model, service_class] = ahead / pace if pace else None
+    return found
+
+
+def _drained(
+    rows: Sequence[Depth], drains: Mapping[tuple[str, int], float | None]
+) -> float | None:
+    """Until nothing waits any more; None where nothing does, or some of it does not move."""
+    seconds = [drains[depth.model, depth.service_class] for depth in rows if depth.waiting]
+    known = [one for one in seconds if one is not None]
+    return max(known, default=None) if len(known) == len(seconds) else None
+
+
+def _rates(standing: Standing, span: float) -> Rates:
+    recent = standing.recent
+    failed = sum(ended.failed for ended in recent)
+    tried = failed + sum(ended.completed for ended in recent)
+    return Rates(
+        span_seconds=round(span, 1),
+        requests_per_second=round(sum(ended.requests for ended in recent) / span, 3),
+        input_tokens_per_second=round(sum(ended.prompt for ended in recent) / span, 3),
+        output_tokens_per_second=round(sum(ended.completion for ended in recent) / span, 3),
+        error_rate=round(failed / tried, 4) if tried else None,
+    )
+
+
+def _today(sums: Sums) -> Today:
+    saved = Saved(
+        shared=sums.saved_shared / NANODOLLARS,
+        cache=sums.saved_cache / NANODOLLARS,
+        prefix=sums.saved_prefix / NANODOLLARS,
+        window=sums.saved_window / NANODOLLARS,
+        own=sums.saved_own / NANODOLLARS,
+    )
+    nanodollars = (
+        sums.saved_shared
+        + sums.saved_cache
+        + sums.saved_prefix
+        + sums.saved_window
+        + sums.saved_own
+    )
+    return Today(
+        requests=sums.requests,
+        failed=sums.failed,
+        input_tokens=sums.prompt,
+        cached_tokens=sums.cached,
+        output_tokens=sums.completion,
+        paid=sums.paid / NANODOLLARS,
+        saved=nanodollars / NANODOLLARS,
+        saved_by=saved,
+    )
+
+
+def _backends(
+    standing: Standing, routes: Mapping[str, Route], kinds: Mapping[str, str]
+) -> list[BackendView]:
+    models: dict[str, list[str]] = {}
+    for model, route in routes.items():
+        for backend in {leg.backend for leg in route.legs}:
+            models.setdefault(backend, []).append(model)
+    workers = [process for process in standing.processes if process.backend is not None]
+    names = {*models, *(r.backend for r in standing.runs), *(w.backend or "" for w in workers)}
+    return [
+        _backend(
+            name,
+            kinds.get(name),
+            sorted(models.get(name, ())),
+            [run for run in standing.runs if run.backend == name],
+            [w for w in workers if w.backend == name and w.dead_seconds is None],
+            standing.providers.get(name, 0),
+        )
+        for name in sorted(names)
+    ]
+
+
+def _backend(
+    name: str,
+    kind: str | None,
+    models: list[str],
+    runs: Sequence[RunRow],
+    workers: Sequence[ProcessRow],
+    gathered: int,
+) -> BackendView:
+    if workers and all(worker.paused for worker in workers):
+        state = "paused"
+    elif any(run.accepting for run in runs):
+        state = "up"
+    else:
+        state = "down" if runs or workers else "absent"
+    figures = [decode_figures(run.figures) for run in runs if run.figures is not None]
+    told = next((f.kind for f in figures if f.kind is not None), None)
+    patient = any(run.patient for run in runs)
+    return BackendView(
+        backend=name,
+        kind=kind or told or ("openai_batch" if patient else "unknown"),
+        state=state,
+        runs=len(runs),
+        in_flight=sum(run.in_flight for run in runs) + gathered,
+        capacity=sum(run.capacity for run in runs),
+        models=models,
+        engine=_engine(figures),
+    )
+
+
+def _engine(figures: Sequence[EngineFigures]) -> EngineView | None:
+    told = [figure for figure in figures if figure.running is not None]
+    if not told:
+        return None
+    usages = [f.kv_cache_usage for f in told if f.kv_cache_usage is not None]
+    queries = sum(figure.prefix_cache_queries or 0 for figure in told)
+    hits = sum(figure.prefix_cache_hits or 0 for figure in told)
+    waiting = [figure.waiting for figure in told if figure.waiting is not None]
+    return EngineView(
+        running=sum(figure.running or 0 for figure in told),
+        waiting=sum(waiting) if waiting else None,
+        kv_cache_usage=round(sum(usages) / len(usages), 4) if usages else None,
+        prefix_cache_hit_rate=round(hits / queries, 4) if queries else None,
+    )
+
+
+def _processes(rows: Sequence[ProcessRow]) -> list[ProcessesView]:
+    counts: dict[str, Counter[str]] = {"api": Counter(), "worker": Counter(), "jobs": Counter()}
+    for row in rows:
+        state = "dead" if row.dead_seconds is not None else "paused" if row.paused else "live"
+        counts.setdefault(row.kind, Counter())[state] += 1
+    return [
+        ProcessesView(kind=kind, live=of["live"], paused=of["paused"], dead=of["dead"])
+        for kind, of in counts.items()
+    ]
+
+
+def _marks(standing: Standing) -> dict[str, object]:
+    return {
+        "routes": standing.version,
+        "workers": (
+            [(p.id, p.paused, p.dead_seconds is None) for p in standing.processes],
+            [(run.id, run.accepting) for run in standing.runs],
+        ),
+        "batches": standing.batches,
+    }
+
+
+def _by_waiting(depth: Depth) -> tuple[int, int]:
+    return -depth.waiting, -depth.in_flight
+
+
+def _key(depth: Depth) -> GroupKey:
+    return depth.model, int(depth.service_class), depth.team_id
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import msgspec
 
+from carpool.errors import ErrorEnvelope
 from carpool.notices import Source
 from db.database import Fetches
 
@@ -13,6 +14,9 @@ BY_IDS = """
 select s.id, s.epoch, s.outcome, s.status_code, s.streamed, s.body, s.backend, s.upstream
 from unnest($1::uuid[]) as asked(id) join results s on s.id = asked.id
 """
+LONGEST_MESSAGE = 1000
+"""Of an error in no shape of OpenAI's, so many bytes are told."""
+_decode_error = msgspec.json.Decoder(ErrorEnvelope).decode
 PROGRESS = "select id, epoch from queue where id = any($1::uuid[])"
 
 
@@ -50,3 +54,12 @@ async def result_of(database: Fetches, identifier: UUID) -> Stored | None:
     """One request's result."""
     rows = await database.fetch(BY_IDS, [identifier])
     return Stored(*rows[0]) if rows else None
+
+
+def error_of(body: bytes) -> tuple[str | None, str]:
+    """Code and message of a stored error; one in another shape is its own message."""
+    try:
+        error = _decode_error(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None, body[:LONGEST_MESSAGE].decode("utf-8", "replace")
+    return error.code, error.message

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+from carpool.engine import EngineFigures, encode_figures
 from db.database import Lane
 from db.sql import load
 
@@ -54,9 +55,15 @@ class Beat(NamedTuple):
     """Rows that it owns without holding them."""
 
 
-async def beat_run(lane: Lane, run: UUID, held: Sequence[tuple[UUID, int]]) -> Beat:
+async def beat_run(
+    lane: Lane,
+    run: UUID,
+    held: Sequence[tuple[UUID, int]],
+    figures: EngineFigures | None = None,
+) -> Beat:
     """Renew the lease, and compare the (id, epoch) that the run holds with the queue."""
-    rows = await lane.fetch(HEARTBEAT, run, [h[0] for h in held], [h[1] for h in held])
+    told = None if figures is None else encode_figures(figures).decode()
+    rows = await lane.fetch(HEARTBEAT, run, [h[0] for h in held], [h[1] for h in held], told)
     return Beat(*rows[0])
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from carpool.metrics import LOST_RUNS
 from carpool.notices import Gone, Lost, Waiting
 from carpool.states import QueueState
 from db.database import Fetches
@@ -20,7 +21,7 @@ END_DEAD_PROCESSES = """
 update processes set ended_at = now()
 where ended_at is null and heartbeat_at < now() - make_interval(secs => $1)
 """
-ENDED_PROCESSES = "select id from processes where ended_at is not null"
+ENDED_PROCESSES = "select id from processes where ended_at is not null and settled_at is null"
 # A client that waited at a dead API process may come back within the grace.
 ORPHAN = """
 update queue set
@@ -28,8 +29,13 @@ update queue set
     abandon_at = case when awaited then now() + make_interval(secs => $2) end
 where channel = any($1::uuid[])
 """
+SETTLE_PROCESSES = """
+update processes set settled_at = now() where id = any($1::uuid[]) and ended_at is not null
+"""
+# One that died is shown for a while, one that left in order is not.
 FORGET_PROCESSES = """
-delete from processes where id = any($1::uuid[]) and ended_at is not null
+delete from processes
+where settled_at is not null and (left_at is not null or ended_at < now() - interval '1 hour')
 """
 END_DEAD_RUNS = """
 update runs set ended_at = now(), in_flight = 0
@@ -110,7 +116,9 @@ async def sweep(database: Fetches, *, lease_seconds: float, grace_seconds: float
     swept = Swept([], [], [], [], [], [], [])
     await database.fetch(END_DEAD_PROCESSES, lease_seconds)
     rows = await database.fetch(END_DEAD_RUNS, lease_seconds)
-    swept.dead_runs.extend(row["id"] for row in rows)
+    for row in rows:
+        swept.dead_runs.append(row["id"])
+        LOST_RUNS.labels(row["backend"]).inc()
     for row in await database.fetch(DEAD_OWNERS):
         await _return_rows(database, row["owner"], swept)
     await _forget_processes(database, grace_seconds)
@@ -130,7 +138,8 @@ async def _forget_processes(database: Fetches, grace_seconds: float) -> None:
     ended = [row["id"] for row in await database.fetch(ENDED_PROCESSES)]
     if ended:
         await database.fetch(ORPHAN, ended, grace_seconds)
-        await database.fetch(FORGET_PROCESSES, ended)
+        await database.fetch(SETTLE_PROCESSES, ended)
+    await database.fetch(FORGET_PROCESSES)
 
 
 async def _return_rows(database: Fetches, owner: UUID, swept: Swept) -> None:

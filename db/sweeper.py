@@ -17,11 +17,14 @@ from sqlalchemy.exc import DBAPIError
 from carpool.dispatch import send_jobs, send_run
 from carpool.doorbell import Doorbell
 from carpool.ids import new_id
+from carpool.log import cause
+from carpool.metrics import LOST_RUNS
 from carpool.notices import BATCHES_CHANNEL, JOBS_CHANNEL, Gone, Waiting
 from carpool.settings import Settings
 from db.batch_sweep import sweep_batches
 from db.database import Database, DatabaseAway, Lane
 from db.end import Ended
+from db.history import Recorder, fold_histories
 from db.idempotency import FORGET as FORGET_KEYS
 from db.partitions import drop_partitions, ensure_partitions
 from db.sweep import FORGET_RUNS, Swept, sweep
@@ -53,6 +56,9 @@ class Sweeper:
         self._database = database
         self._doorbell = doorbell
         self._broker = broker
+        self._recorder = Recorder()
+        for backend in settings.backends:
+            LOST_RUNS.labels(backend)  # at 0, so that the first one is a growth
 
     async def serve(self) -> None:
         """Sweep for ever; an error ends a round and not the loop."""
@@ -75,7 +81,7 @@ class Sweeper:
                     else:
                         watching_since = loop.time()
                 except (DatabaseAway, DBAPIError, asyncpg.PostgresError) as error:
-                    log.warning("sweep_failed", error=repr(error))
+                    log.warning("sweep_failed", error=cause(error))
                     pause = self._settings.poll_seconds
                     watching_since = loop.time()
                 await asyncio.sleep(pause)
@@ -98,6 +104,7 @@ class Sweeper:
         tell_ended(self._doorbell, batches.ended)
         self._doorbell.tell_of_batches(BATCHES_CHANNEL, batches.changed)
         await dispatch_jobs(self._doorbell, self._broker, batches.idle)
+        await self._recorder.record(lane)
 
     async def _tell(self, lane: Lane, swept: Swept) -> None:
         for channel, lost in swept.lost:
@@ -118,6 +125,7 @@ class Sweeper:
         )
         await lane.fetch(FORGET_RUNS)
         await lane.fetch(FORGET_KEYS, IDEMPOTENCY_SECONDS)
+        await fold_histories(lane)
         days = self._settings.retention_days
         if days is not None:
             await drop_partitions(self._database, datetime.now(UTC) - timedelta(days=days))

@@ -16,6 +16,9 @@ def create_key(
     name: Annotated[str, typer.Option(help="What the key is for.")],
     owner: Annotated[str | None, typer.Option(help="The person whose key it is.")] = None,
     admin: Annotated[bool, typer.Option(help="May administer Carpool.")] = False,
+    bodies: Annotated[
+        bool, typer.Option("--bodies", help="With --admin: sees prompts and answers of all teams.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Make a key and print its secret, once."""
@@ -24,7 +27,9 @@ def create_key(
     from cli.connection import connected
 
     settings = connected(load(data_dir=data_dir), redis=False)
-    asyncio.run(keys.create(settings, team=team, name=name, owner=owner, admin=admin))
+    asyncio.run(
+        keys.create(settings, team=team, name=name, owner=owner, admin=admin, bodies=bodies)
+    )
 
 
 @app.command("list")

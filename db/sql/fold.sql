@@ -1,11 +1,39 @@
--- Sums up to $1 deltas into the totals of today and the counts of their batches, and removes them: one
--- folder at a time. Returns the batches that have new counts.
+-- Sums up to $1 deltas into the totals of today, the activity of these 10 seconds and the counts of their
+-- batches, and removes them: one folder at a time. Returns the batches that have new counts.
 with taken as (
     delete from deltas
     where
         (select pg_try_advisory_xact_lock(1718578276))
         and seq = any(array(select seq from deltas order by seq limit $1 for update skip locked))
     returning *
+), grouped as materialized (
+    select
+        team_id, model, coalesce(backend, '') as backend, sum(completed) as completed,
+        sum(failed) as failed, sum(cancelled) as cancelled, sum(expired) as expired,
+        sum(prompt_tokens) as prompt_tokens, sum(cached_tokens) as cached_tokens,
+        sum(completion_tokens) as completion_tokens, sum(paid) as paid,
+        sum(saved_shared) as saved_shared, sum(saved_cache) as saved_cache,
+        sum(saved_prefix) as saved_prefix, sum(saved_window) as saved_window,
+        sum(saved_own) as saved_own
+    from taken
+    group by team_id, model, coalesce(backend, '')
+), moved as (
+    insert into activity as a (
+        span_seconds, at, team_id, model, backend, completed, failed, cancelled, expired,
+        prompt_tokens, cached_tokens, completion_tokens
+    )
+    select
+        10, to_timestamp(floor(extract(epoch from now()) / 10) * 10), team_id, model, backend,
+        completed, failed, cancelled, expired, prompt_tokens, cached_tokens, completion_tokens
+    from grouped
+    on conflict (span_seconds, at, team_id, model, backend) do update set
+        completed = a.completed + excluded.completed,
+        failed = a.failed + excluded.failed,
+        cancelled = a.cancelled + excluded.cancelled,
+        expired = a.expired + excluded.expired,
+        prompt_tokens = a.prompt_tokens + excluded.prompt_tokens,
+        cached_tokens = a.cached_tokens + excluded.cached_tokens,
+        completion_tokens = a.completion_tokens + excluded.completion_tokens
 ), summed as (
     insert into totals as t (
         day, team_id, model, backend, completed, failed, cancelled, expired,
@@ -13,12 +41,10 @@ with taken as (
         paid, saved_shared, saved_cache, saved_prefix, saved_window, saved_own
     )
     select
-        (now() at time zone 'utc')::date, team_id, model, coalesce(backend, ''), sum(completed),
-        sum(failed), sum(cancelled), sum(expired), sum(prompt_tokens), sum(cached_tokens),
-        sum(completion_tokens), sum(paid), sum(saved_shared), sum(saved_cache), sum(saved_prefix),
-        sum(saved_window), sum(saved_own)
-    from taken
-    group by team_id, model, coalesce(backend, '')
+        (now() at time zone 'utc')::date, team_id, model, backend, completed, failed, cancelled,
+        expired, prompt_tokens, cached_tokens, completion_tokens, paid, saved_shared, saved_cache,
+        saved_prefix, saved_window, saved_own
+    from grouped
     on conflict (day, team_id, model, backend) do update set
         completed = t.completed + excluded.completed,
         failed = t.failed + excluded.failed,

@@ -1,9 +1,9 @@
 -- Says that a run lives, and learns which of the claims that it holds are no longer its own
 -- (cancelled, swept), and which rows it owns without knowing: those of a claim whose answer was lost
--- with the connection. Not alive means that the run was ended.
+-- with the connection. Not alive means that the run was ended. $4 is what its engine says of itself.
 with beat as (
     update runs
-    set heartbeat_at = now(), in_flight = cardinality($2::uuid[])
+    set heartbeat_at = now(), in_flight = cardinality($2::uuid[]), figures = $4
     where id = $1 and ended_at is null
     returning id
 )

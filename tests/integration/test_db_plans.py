@@ -18,14 +18,17 @@ from db import (
     follow,
     gathering,
     provider_batches,
+    provider_responses,
     results,
     runs,
     submit,
     sweep,
 )
 from db.claim import (
+    BATCHES,
     CLAIM_BY_AGE,
     CLAIM_BY_AGE_OF_SHARES,
+    CLAIM_BY_DEADLINE,
     CLAIM_BY_PREFIX,
     CLAIM_BY_SHARE,
     CLAIM_SUSPECTS,
@@ -33,8 +36,8 @@ from db.claim import (
     LEFT,
     LOWEST_PREFIX,
     NO_ID,
-    STOPPED,
     WAITING,
+    WAITING_DEADLINES,
     WAITING_SHARES,
 )
 from db.end import END
@@ -88,7 +91,14 @@ RUN = UUID(int=1)
 NOW = datetime.now(UTC)
 
 
-def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
+Statements = dict[str, tuple[str, tuple[Any, ...]]]
+QUEUE_INDEXES = {
+    *("queue_pkey", "queue_deadline", "queue_by_age", "queue_by_age_of_shares"),
+    *("queue_by_deadline", "queue_by_prefix", "queue_by_share"),
+}
+
+
+def arguments(ids: Sequence[UUID]) -> Statements:
     """The statements of a lane by name, with what a run or an API would give them."""
     one, many = [ids[0]], list(ids[:256])
     epochs = [1] * len(many)
@@ -105,6 +115,13 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
             (
                 *(RUN, 1, ["tiny"] * 2, [0, 2], [1, 2], [NO_ID, ids[9]], [64, 64]),
                 *(RUN, 1, [LAST_ID, ids[99]]),
+            ),
+        ),
+        "claim_by_deadline": (
+            CLAIM_BY_DEADLINE,
+            (
+                *(RUN, 1, ["tiny"] * 2, [0, 1], [1, 2], [NOW, NOW], [NO_ID, ids[9]], [64, 64]),
+                *(RUN, 1, [NOW, NOW]),
             ),
         ),
         "claim_by_share": (
@@ -134,6 +151,7 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
             (
                 *(RUN, RUN, 1, "tiny", 0, [2, 1], [1, 2], [0, 0], [64, 64], [RUN], NOW, NOW),
                 *("engine", "tiny", "24h", "", NOW, RUN, 15.0, 1000, [-1, 5], [0, 9], [0, 0]),
+                *(False, False),
             ),
         ),
         "gather suspects": (
@@ -141,6 +159,7 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
             (
                 *(RUN, RUN, 1, "tiny", 0, [2, 1], [1, 2], [0, 0], [64, 64], [RUN], NOW, NOW),
                 *("engine", "tiny", "24h", "", NOW, RUN, 15.0, 1000, [-1, 5], [0, 9], [2, 3]),
+                *(False, False),
             ),
         ),
         "survey of suspects": (gathering.SURVEY_SUSPECTS, ("tiny", 1, 1000, 2, 2, -1, 0)),
@@ -151,14 +170,22 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
         "any_member": (provider_batches.ANY_MEMBER, (RUN,)),
         "count_members": (provider_batches.COUNT_MEMBERS, (RUN,)),
         "bodies": (provider_batches.BODIES, (many,)),
-        "rows of a provider batch released": (provider_batches.RELEASE, (RUN, RUN, many, epochs)),
+        "rows of a provider batch released": (
+            provider_batches.RELEASE,
+            (RUN, RUN, many, epochs, False),
+        ),
         "a provider batch ended": (provider_batches.ENDED, (RUN, RUN, None)),
+        "unsent": (provider_responses.UNSENT, (RUN, many, 64)),
+        "open responses": (provider_responses.OPEN, (RUN,)),
+        "unclaimed": (provider_responses.UNCLAIMED, (RUN,)),
+        "any_left": (provider_responses.ANY_LEFT, (RUN,)),
         "claim_suspects": (
             CLAIM_SUSPECTS,
-            (RUN, 1, "tiny", 2, 8, RUN, 1, 0, 1, -1, 0, LAST_ID),
+            (RUN, 1, "tiny", 2, 8, RUN, 1, 0, 1, -1, 0, LAST_ID, NOW),
         ),
         "waiting": (WAITING, (["tiny", "none"], [0, 1, 2])),
         "waiting of shares": (WAITING_SHARES, (["tiny", "none"],)),
+        "waiting by deadline": (WAITING_DEADLINES, (["tiny", "none"], [0, 1])),
         "waiting with little time left": (LEFT, (["tiny"], 3600.0)),
         "finish": (
             finish.FINISH,
@@ -201,7 +228,7 @@ def arguments(ids: Sequence[UUID]) -> dict[str, tuple[str, tuple[Any, ...]]]:
         "stopped": (batch_sweep.STOPPED, ()),
         "left": (batch_sweep.LEFT, (ids[0], ids[-1], 2000)),
         "idle": (batch_sweep.IDLE, ()),
-        "claims stopped": (STOPPED, (one,)),
+        "batches of claims": (BATCHES, (one,)),
         "ended lines": (batch_jobs.LINES, (ids[0], ids[-1], 2000)),
         "settled": (batch_jobs.SETTLED, (ids[0], ids[-1])),
         "submit": (submit.SUBMIT, submitted()),
@@ -273,8 +300,8 @@ class Prepared:
         self._connection = connection
         self._types: dict[str, list[str]] = {}
 
-    async def prepare(self, ids: Sequence[UUID]) -> None:
-        for name, (sql, values) in arguments(ids).items():
+    async def prepare(self, statements: Statements) -> None:
+        for name, (sql, values) in statements.items():
             place = self._place(name)
             await self._connection.execute(f"prepare {place} as {sql}")
             self._types[name] = await self._connection.fetchval(
@@ -299,7 +326,7 @@ async def test_no_statement_of_a_lane_reads_a_large_table_whole(
 ) -> None:
     """Prepared while the tables were empty, and prepared when they were full."""
     before = Prepared(await bench.connection())
-    await before.prepare([new_id() for _ in range(256)])
+    await before.prepare(arguments([new_id() for _ in range(256)]))
     await bench.sql("alter table queue set (autovacuum_enabled = false)")
     connection = await bench.connection()
     await connection.execute("set enable_seqscan = on")
@@ -309,7 +336,7 @@ async def test_no_statement_of_a_lane_reads_a_large_table_whole(
         await bench.sql("analyze")
     ids = [row["id"] for row in await bench.sql("select id from queue order by id limit 256")]
     after = Prepared(await bench.connection())
-    await after.prepare(ids)
+    await after.prepare(arguments(ids))
     values = arguments(ids)
     found = {
         (name, when): whole(await prepared.plan(name, values[name][1]))
@@ -317,6 +344,39 @@ async def test_no_statement_of_a_lane_reads_a_large_table_whole(
         for when, prepared in (("before", before), ("after", after))
     }
     assert {key: tables for key, tables in found.items() if tables} == {}
+
+
+@pytest.mark.parametrize("analyzed", [True, False], ids=["analyzed", "never analyzed"])
+async def test_deadlines_are_found_in_their_order(bench: "Bench", analyzed: bool) -> None:
+    """Where every row that waits has one: nothing is sorted, and no other index is walked."""
+    statements = {
+        name: values
+        for name, values in arguments([new_id() for _ in range(256)]).items()
+        if name in ("claim_by_deadline", "waiting by deadline")
+    }
+    before = Prepared(await bench.connection())
+    await before.prepare(statements)
+    await bench.sql("alter table queue set (autovacuum_enabled = false)")
+    fill = FILL.replace("$1", str(ROWS // 4)).replace("$2", f"'{RUN}'::uuid")
+    await bench.sql(fill)
+    await bench.sql("update queue set deadline = now() + prefix_key % 86400 * interval '1 s'")
+    if analyzed:
+        await bench.sql("analyze")
+    after = Prepared(await bench.connection())
+    await after.prepare(statements)
+    for prepared in (before, after):
+        for name, (_, values) in statements.items():
+            plan = await prepared.plan(name, values)
+            assert set(nodes(plan, "Index Name")) & QUEUE_INDEXES == {"queue_by_deadline"}, name
+            assert "Sort" not in " ".join(nodes(plan, "Node Type")), name
+
+
+def nodes(plan: dict[str, Any], what: str) -> Iterator[str]:
+    """What the nodes of a plan say, of those that say it."""
+    if what in plan:
+        yield plan[what]
+    for part in plan.get("Plans", ()):
+        yield from nodes(part, what)
 
 
 async def test_a_scan_of_the_whole_queue_would_be_seen(bench: "Bench") -> None:
@@ -345,7 +405,7 @@ async def test_no_statement_that_locks_rows_reads_partitions(bench: "Bench") -> 
     """Postgres 18.4 may die of one that meets a row just changed by another (see `db.claim`)."""
     ids = [new_id() for _ in range(256)]
     prepared = Prepared(await bench.connection())
-    await prepared.prepare(ids)
+    await prepared.prepare(arguments(ids))
     changing = {}
     for name, (_, values) in arguments(ids).items():
         plan = await prepared.plan(name, values)

@@ -15,7 +15,14 @@ from sqlalchemy import text
 import db
 from carpool.ids import id_at
 from carpool.states import OwnerKind, QueueState, ServiceClass
-from db.claim import CLAIM_BY_AGE, CLAIM_BY_PREFIX, CLAIM_BY_SHARE, CLAIM_SUSPECTS, Claim
+from db.claim import (
+    CLAIM_BY_AGE,
+    CLAIM_BY_DEADLINE,
+    CLAIM_BY_PREFIX,
+    CLAIM_BY_SHARE,
+    CLAIM_SUSPECTS,
+    Claim,
+)
 from db.database import Database, DatabaseAway
 from db.delivery import TAKE, store_deliveries, store_disconnects
 from db.finish import Failure
@@ -32,7 +39,7 @@ pytest_plugins = ("tests.integration.db_fixtures",)
 NOON = datetime(2031, 5, 17, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 INSTANT = timedelta(milliseconds=1)
-NOT_OF_THE_QUEUE = ("upstream", "body", "stopped")
+NOT_OF_THE_QUEUE = ("upstream", "body", "stopped", "traceparent")
 _STATEMENT = re.compile(r"\s*(--.*\n)*\s*(with|select|insert|update|delete)\b", re.IGNORECASE)
 
 
@@ -64,7 +71,9 @@ async def test_every_statement_can_be_prepared(bench: "Bench") -> None:
             raise AssertionError(f"{name}: {error}") from error
 
 
-@pytest.mark.parametrize("sql", [CLAIM_BY_AGE, CLAIM_BY_PREFIX, CLAIM_BY_SHARE, CLAIM_SUSPECTS])
+@pytest.mark.parametrize(
+    "sql", [CLAIM_BY_AGE, CLAIM_BY_DEADLINE, CLAIM_BY_PREFIX, CLAIM_BY_SHARE, CLAIM_SUSPECTS]
+)
 async def test_a_claim_returns_what_it_is_read_into(bench: "Bench", sql: str) -> None:
     prepared = await (await bench.connection()).prepare(sql)
     names = [attribute.name for attribute in prepared.get_attributes()]
@@ -78,6 +87,7 @@ async def test_the_states_of_the_code_are_those_of_the_indexes(bench: "Bench") -
     conditions = {row["indexname"]: row["indexdef"].partition(" WHERE ")[2] for row in rows}
     assert f"state = {QueueState.WAITING:d}" in conditions["queue_by_age"]
     assert f"state = {QueueState.WAITING:d}" in conditions["queue_by_share"]
+    assert f"state = {QueueState.WAITING:d}" in conditions["queue_by_deadline"]
     assert f"class = {ServiceClass.BATCH:d}" in conditions["queue_by_prefix"]
     assert f"state = {QueueState.SUSPECT:d}" in conditions["queue_suspects"]
     assert f"state = {QueueState.BACKING_OFF:d}" in conditions["queue_backing_off"]

@@ -279,7 +279,9 @@ async def test_what_waited_at_a_dead_process_is_let_go_and_its_grace_begins(
         assert GRACE_SECONDS - 10 < grace <= GRACE_SECONDS
     assert (await bench.row(kept))["channel"] == living.id
     assert (await bench.row(kept))["abandon_at"] is None
-    assert await bench.value("select array_agg(id) from processes") == [living.id]
+    shown = "select array_agg(id) from processes where ended_at is null"
+    assert await bench.value(shown) == [living.id]
+    assert await bench.value("select settled_at is not null from processes where id = $1", dead.id)
 
 
 async def test_who_takes_a_seat_proves_its_last_holder_dead(bench: "Bench") -> None:

@@ -1,0 +1,178 @@
+"""A worker is drained and goes on under load: nothing is lost, and nothing claimed in between."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.stack import CHAT, Json, Stack, eventually, stack_in_temporary_directory
+
+CLAIMED = "select count(*) from queue where state = 1"
+WAITING = "select count(*) from queue"
+
+
+@pytest.fixture(scope="module")
+def busy_stack() -> Iterator[Stack]:
+    """One worker whose answers take a while, of a stack that these tests alone use."""
+    with stack_in_temporary_directory({"CARPOOL_DRAIN_SECONDS": "5"}) as started:
+        yield started
+
+
+@pytest.fixture
+async def admin(busy_stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    """The admin API by an admin's key."""
+    async with httpx.AsyncClient(
+        base_url=f"{busy_stack.root_url}/admin/v1",
+        headers={"authorization": f"Bearer {busy_stack.admin_key}"},
+        timeout=30,
+    ) as client:
+        yield client
+
+
+async def workers(admin: httpx.AsyncClient, kind: str = "worker") -> list[Json]:
+    """The processes of a kind."""
+    listed = (await admin.get("/workers")).json()
+    assert listed["object"] == "list"
+    return [found for found in listed["data"] if found["kind"] == kind]
+
+
+async def until(admin: httpx.AsyncClient, identifier: str, state: str) -> Json:
+    """A worker once it is in a state."""
+
+    async def look() -> Json | None:
+        found: Json = (await admin.get(f"/workers/{identifier}")).json()
+        return found if found["state"] == state else None
+
+    return await eventually(look)
+
+
+async def test_a_worker_drained_under_load_loses_nothing_and_goes_on_at_once(
+    busy_stack: Stack, admin: httpx.AsyncClient
+) -> None:
+    [worker] = await workers(admin)
+    over = asyncio.Event()
+    answers: list[int] = []
+
+    async def ask(http: httpx.AsyncClient) -> None:
+        while not over.is_set():
+            body = CHAT | {"carpool_simulate": {"milliseconds_per_token": 5}}
+            answers.append((await http.post("/chat/completions", json=body)).status_code)
+
+    async with busy_stack.http() as http:
+        asking = [asyncio.create_task(ask(http)) for _ in range(24)]
+
+        async def claimed() -> bool:
+            return bool(await busy_stack.value(CLAIMED) > 10)
+
+        for _ in range(3):
+            await eventually(claimed)
+            drained = (await admin.post(f"/workers/{worker['id']}/drain")).json()
+            assert drained["state"] in ("draining", "paused")
+            paused = await until(admin, worker["id"], "paused")
+            assert paused["runs"] == []
+            assert paused["pid"] == worker["pid"]
+
+            async def all_wait() -> bool:
+                return bool(await busy_stack.value(WAITING) == len(asking))
+
+            await eventually(all_wait)
+            assert await busy_stack.value(CLAIMED) == 0
+            [why] = await eventually(lambda: reasons(admin))
+            assert why == "no_live_backend"
+            before, began = len(answers), asyncio.get_running_loop().time()
+            resumed = (await admin.post(f"/workers/{worker['id']}/resume")).json()
+            assert resumed["state"] == "live"
+
+            async def answered(before: int = before) -> bool:
+                return len(answers) > before
+
+            await eventually(answered)
+            assert asyncio.get_running_loop().time() - began < 2
+        over.set()
+        await asyncio.gather(*asking)
+    assert set(answers) == {200}
+    results = "select count(*) from results"
+    assert await busy_stack.value(results) == len(answers)
+    assert await busy_stack.value("select count(*) from attempts") == 0
+    assert (await workers(admin))[0]["pid"] == worker["pid"]
+
+
+async def reasons(admin: httpx.AsyncClient) -> list[str]:
+    """Why the groups of the queue wait."""
+    overview = (await admin.get("/overview")).json()
+    found = [queue["reason"] for queue in overview["queues"] if queue["waiting"]]
+    return found if all(found) else []
+
+
+async def test_a_worker_tells_what_its_run_holds_and_what_its_engine_does(
+    busy_stack: Stack, admin: httpx.AsyncClient
+) -> None:
+    body = CHAT | {"carpool_simulate": {"milliseconds_per_token": 60_000}}
+    async with busy_stack.http() as http:
+        asking = [asyncio.create_task(http.post("/chat/completions", json=body)) for _ in range(3)]
+
+        async def holds() -> Json | None:
+            [worker] = await workers(admin)
+            [run] = worker["runs"]
+            return run if run["in_flight"] == 3 else None
+
+        run = await eventually(holds)
+        assert (run["backend"], run["capacity"], run["accepting"]) == ("simulated", 256, True)
+        assert run["figures"] == {"kind": "simulated", "running": 3}
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_a_worker_that_was_killed_is_shown_dead_and_its_successor_live(
+    busy_stack: Stack, admin: httpx.AsyncClient
+) -> None:
+    [old] = await workers(admin)
+    pid = await busy_stack.replace("worker simulated-1")
+
+    async def both() -> dict[int, str] | None:
+        states = {found["pid"]: found["state"] for found in await workers(admin)}
+        return states if states.get(pid) == "live" else None
+
+    assert (await eventually(both))[old["pid"]] == "dead"
+    answer = await admin.post(f"/workers/{old['id']}/drain")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "worker_dead")
+    [of_workers] = [
+        p for p in (await admin.get("/overview")).json()["processes"] if p["kind"] == "worker"
+    ]
+    assert (of_workers["live"], of_workers["dead"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    ["proc_" + "0" * 32, "proc_x", "run_" + "0" * 32, "0" * 32, "%00", "proc_" + "A" * 32],
+)
+async def test_an_unknown_process_is_not_found(admin: httpx.AsyncClient, identifier: str) -> None:
+    for method, path in (("GET", ""), ("POST", "/drain"), ("POST", "/resume")):
+        answer = await admin.request(method, f"/workers/{identifier}{path}")
+        assert answer.status_code == 404, answer.text
+
+
+async def test_only_workers_can_be_drained(admin: httpx.AsyncClient) -> None:
+    for kind in ("api", "jobs"):
+        for found in await workers(admin, kind):
+            answer = await admin.post(f"/workers/{found['id']}/drain")
+            error: Any = answer.json()["error"]
+            assert (answer.status_code, error["param"]) == (400, "id")
+
+
+async def test_a_worker_that_nobody_tells_learns_it_by_its_heartbeat(
+    busy_stack: Stack, admin: httpx.AsyncClient
+) -> None:
+    """As without Redis: the flag alone is set, and no bell rings."""
+    [worker] = [found for found in await workers(admin) if found["state"] == "live"]
+    await busy_stack.fetch("update processes set paused_at = now() where kind = 'worker'")
+    assert (await until(admin, worker["id"], "paused"))["runs"] == []
+    await busy_stack.fetch("update processes set paused_at = null")
+
+    async def serves() -> bool:
+        return bool((await admin.get(f"/workers/{worker['id']}")).json()["runs"])
+
+    await eventually(serves)
