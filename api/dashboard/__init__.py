@@ -1,0 +1,1 @@
+"""The dashboard: pages in a browser over `/admin/v1`, without any data of their own."""
