@@ -5,9 +5,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api import metrics
+from api.queue_metrics import QueueMetrics
 from api.responses import JSON
 from api.services import Services
-from carpool import metrics
+from carpool.metrics import DEGRADED
 from db.database import DatabaseAway
 
 
@@ -37,6 +39,11 @@ async def show_metrics(request: Request) -> Response:
     """Prometheus's text format."""
     services: Services = request.app.state.services
     metrics.WAITING.set(len(services.waiting))
-    metrics.DEGRADED.set(0 if services.doorbell.healthy else 1)
-    text = await run_in_threadpool(generate_latest)
+    DEGRADED.set(0 if services.doorbell.healthy else 1)
+    await services.queue_metrics.read()
+    text = await run_in_threadpool(_shown, services.queue_metrics)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def _shown(queue_metrics: QueueMetrics) -> bytes:
+    return generate_latest() + generate_latest(queue_metrics.registry)

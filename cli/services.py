@@ -66,10 +66,12 @@ def api_service(settings: Settings) -> Service:
 
 def worker_services(settings: Settings, *, each: int) -> Iterator[Service]:
     """``each`` workers for each backend."""
+    place = 0
     for backend in settings.backends:
         for number in range(1, each + 1):
+            place += 1
             arguments = ("worker", "--backend", backend)
-            yield _carpool(f"{backend}-{number}", arguments, settings)
+            yield _carpool(f"{backend}-{number}", arguments, settings, place=place)
 
 
 def jobs_service(settings: Settings) -> Service:
@@ -93,13 +95,17 @@ def _carpool(
     *,
     wait_ready: Callable[[ProcessGroup], Awaitable[None]] = ready_at_once,
     inherits: tuple[int, ...] = (),
+    place: int = 0,
 ) -> Service:
-    """A command of our own; its seat stays its own over restarts."""
+    """A command of our own; its seat stays its own over restarts.
+
+    Of those that serve figures on a port of their own, each has another ``place``.
+    """
     return Service(
         command=Command(
             name=role if role in ("api", "jobs") else f"worker {role}",
             argv=(*_CARPOOL, *arguments),
-            environment=_environment(settings, role),
+            environment=_environment(settings, role, place),
             inherits=inherits,
         ),
         wait_ready=wait_ready,
@@ -107,7 +113,7 @@ def _carpool(
     )
 
 
-def _environment(settings: Settings, role: str) -> dict[str, str]:
+def _environment(settings: Settings, role: str, place: int) -> dict[str, str]:
     """Our own environment, with what was decided here."""
     assert settings.database_url is not None
     assert settings.redis_url is not None
@@ -119,6 +125,8 @@ def _environment(settings: Settings, role: str) -> dict[str, str]:
         "CARPOOL_PORT": str(settings.port),
         "CARPOOL_SEAT": f"{socket.gethostname()}:{settings.directory}:{role}",
     }
+    if settings.metrics_port:  # with 0 each takes a free one
+        environment["CARPOOL_METRICS_PORT"] = str(settings.metrics_port + place)
     if settings.listen_fd is not None:
         environment["CARPOOL_LISTEN_FD"] = str(settings.listen_fd)
     if settings.config is not None:
