@@ -1,0 +1,1 @@
+"""The files of `deploy/`: whether they are valid, true to the code, and work as processes."""
