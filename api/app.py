@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from starlette.applications import Starlette
@@ -12,8 +13,30 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import batches, files, health, models, prices, requests, routes, savings, uploads
+from api import (
+    admin_backends,
+    admin_batches,
+    admin_history,
+    admin_overview,
+    admin_requests,
+    admin_session,
+    admin_teams,
+    admin_workers,
+    batches,
+    files,
+    health,
+    metrics,
+    models,
+    prices,
+    requests,
+    routes,
+    savings,
+    uploads,
+)
+from api.admin import admin_of
+from api.auth import REQUEST, TEAM
 from api.bodies import unread
+from api.dashboard import pages
 from api.inference import NOTHING, endpoint
 from api.responses import REQUEST_PREFIX, error_response
 from api.services import Services
@@ -26,7 +49,7 @@ from carpool.errors import (
     Unavailable,
 )
 from carpool.ids import new_id, public_id
-from carpool.metrics import HTTP_REQUESTS, HTTP_SECONDS
+from carpool.log import cause
 from carpool.states import Endpoint
 from db.database import DatabaseAway
 
@@ -55,6 +78,30 @@ ROUTES = [
     Route("/v1/requests/{id}", requests.cancel, methods=["DELETE"]),
     Route("/v1/requests/{id}/events", requests.events),
     Route("/v1/savings", savings.of_own_team),
+    Route("/admin/v1/session", admin_session.create, methods=["POST"]),
+    Route("/admin/v1/session", admin_session.retrieve),
+    Route("/admin/v1/session", admin_session.delete, methods=["DELETE"]),
+    Route("/admin/v1/overview", admin_overview.overview),
+    Route("/admin/v1/events", admin_overview.events),
+    Route("/admin/v1/depths", admin_history.depths),
+    Route("/admin/v1/activity", admin_history.activity),
+    Route("/admin/v1/teams", admin_teams.list_all),
+    Route("/admin/v1/backends/{name:path}", admin_backends.retrieve),
+    Route("/admin/v1/chat/completions", endpoint(Endpoint.CHAT, admin_of), methods=["POST"]),
+    Route("/admin/v1/workers", admin_workers.list_all),
+    Route("/admin/v1/workers/{id}", admin_workers.retrieve),
+    Route("/admin/v1/workers/{id}/drain", admin_workers.drain, methods=["POST"]),
+    Route("/admin/v1/workers/{id}/resume", admin_workers.resume, methods=["POST"]),
+    Route("/admin/v1/batches", admin_batches.list_all),
+    Route("/admin/v1/batches/{id}", admin_batches.retrieve),
+    Route("/admin/v1/batches/{id}/failures", admin_batches.failures),
+    Route("/admin/v1/batches/{id}/cancel", admin_batches.cancel, methods=["POST"]),
+    Route("/admin/v1/batches/{id}/retry", admin_batches.retry, methods=["POST"]),
+    Route("/admin/v1/batches/{id}/output", admin_batches.output),
+    Route("/admin/v1/batches/{id}/error", admin_batches.error),
+    Route("/admin/v1/requests", admin_requests.list_all),
+    Route("/admin/v1/requests/{id}", admin_requests.retrieve),
+    Route("/admin/v1/requests/{id}", admin_requests.cancel, methods=["DELETE"]),
     Route("/admin/v1/savings", savings.of_all),
     Route("/admin/v1/routes", routes.list_all),
     Route("/admin/v1/routes/{model:path}", routes.retrieve),
@@ -64,6 +111,10 @@ ROUTES = [
     Route("/admin/v1/prices", prices.list_all),
     Route("/admin/v1/prices", prices.put, methods=["PUT"]),
     Route("/admin/v1/prices", prices.delete, methods=["DELETE"]),
+    Route("/dashboard", pages.index),
+    Route("/dashboard/", pages.to_index),
+    Route("/dashboard/plotly.js", pages.plotly),
+    Route("/dashboard/{version}/{name}", pages.asset),
     Route("/healthz", health.healthz),
     Route("/readyz", health.readyz),
     Route("/metrics", health.show_metrics),
@@ -124,8 +175,7 @@ class Observed:
         finally:
             route = scope.get("route")
             path = route.path if route is not None else "other"
-            HTTP_REQUESTS.labels(path, scope["method"], status).inc()
-            HTTP_SECONDS.labels(path).observe(time.perf_counter() - began)
+            metrics.answered(path, scope["method"], status, time.perf_counter() - began)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
@@ -134,19 +184,19 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 
 async def _database_away(request: Request, error: Exception) -> Response:
-    log.warning("database_away", path=request.url.path, error=str(error))
+    log.warning("database_away", **_about(request), error=cause(error))
     return error_response(
         Unavailable("The database cannot be reached; try again.", retry_after_seconds=2)
     )
 
 
 async def _file_missing(request: Request, error: Exception) -> Response:
-    log.error("file_missing", path=request.url.path, key=str(error))
+    log.error("file_missing", **_about(request), key=cause(error))
     return error_response(NotFound("The file's bytes are no longer there."))
 
 
 async def _store_away(request: Request, error: Exception) -> Response:
-    log.warning("store_away", path=request.url.path, error=str(error))
+    log.warning("store_away", **_about(request), error=cause(error))
     return error_response(
         Unavailable("The file store cannot be reached; try again.", retry_after_seconds=2),
         early=unread(request),
@@ -168,5 +218,15 @@ async def _client_gone(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    log.error("unhandled_error", path=request.url.path, error=repr(error))
+    log.error("unhandled_error", **_about(request), exc_info=error)
     return error_response(APIError("The server had an error while processing your request."))
+
+
+def _about(request: Request) -> dict[str, Any]:
+    """What logs tell of a request over HTTP; of its path the route, for clients fill it in."""
+    route = request.scope.get("route")
+    about: dict[str, Any] = {"path": "other" if route is None else route.path}
+    for field in (TEAM, REQUEST):
+        if field in request.scope:
+            about[field] = request.scope[field]
+    return about

@@ -27,6 +27,10 @@ class Catalog:
         """The names of all models, sorted."""
         return sorted(await self._routes.get(None))
 
+    async def routes(self) -> Mapping[str, Route]:
+        """All routes by their models' names, aliases followed."""
+        return await self._routes.get(None)
+
     async def route(self, model: str) -> Route:
         """The legs of a model, their backends live or not; raises NotFound where it has none."""
         routes = await self._routes.get(None)

@@ -21,6 +21,7 @@ from carpool.errors import InvalidRequest, Unavailable
 from carpool.ids import public_id
 from carpool.states import Endpoint
 from db.database import DatabaseAway
+from db.keys import Identity
 from db.results import result_of
 from db.view import view
 
@@ -32,12 +33,20 @@ NOTHING = Response(status_code=499)
 """For a client that is gone: nobody reads it."""
 
 
-def endpoint(path: Endpoint) -> Callable[[Request], Awaitable[Response]]:
-    """The handler of one inference endpoint."""
+Who = Callable[[Request], Awaitable[Identity]]
+
+
+async def _by_key(request: Request) -> Identity:
+    services: Services = request.app.state.services
+    return await services.keys.identify(request)
+
+
+def endpoint(path: Endpoint, who: Who = _by_key) -> Callable[[Request], Awaitable[Response]]:
+    """The handler of one inference endpoint; ``who`` tells whose a request is."""
 
     async def handle(request: Request) -> Response:
         services: Services = request.app.state.services
-        identity = await services.keys.identify(request)
+        identity = await who(request)
         raw = await read_body(
             request,
             limit_bytes=services.settings.max_body_bytes,

@@ -10,6 +10,7 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from api import metrics
 from carpool.errors import APIError
 from carpool.ids import new_id, public_id
 from carpool.notices import Source
@@ -110,6 +111,7 @@ def error_response(error: APIError, request_id: str | None = None, *, early: boo
 
     ``early``: the request's body was not read whole.
     """
+    metrics.refused(error.code)
     headers = {"x-request-id": request_id or public_id(REQUEST_PREFIX, new_id())}
     if error.retry is not None:
         headers["x-should-retry"] = "true" if error.retry else "false"

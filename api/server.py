@@ -8,8 +8,10 @@ import uvicorn
 import uvloop
 
 from api.app import make_app
+from api.connection import Connection
 from api.services import Services
-from carpool import collector
+from api.traces import traced
+from carpool import collector, tracing
 from carpool import log as logs
 from carpool.settings import Settings
 
@@ -22,6 +24,7 @@ SHUTDOWN_MARGIN_SECONDS = 5
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then let waiting clients go in order. Blocks."""
     logs.configure(as_json=settings.log_json)
+    tracing.start("api")
     collector.relax()
     uvloop.run(_serve(settings))
 
@@ -29,11 +32,11 @@ def serve(settings: Settings) -> None:
 async def _serve(settings: Settings) -> None:
     services = Services(settings)
     config = uvicorn.Config(
-        make_app(services),
+        traced(make_app(services)),
         host=settings.host,
         port=settings.port,
         loop="none",
-        http="httptools",
+        http=Connection,
         lifespan="on",
         ws="none",
         proxy_headers=False,
@@ -58,8 +61,14 @@ class _Server(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._loop = asyncio.get_running_loop()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Afterwards uvicorn raises the signal once more, and nothing runs behind it.
+        await super().shutdown(sockets)
+        await asyncio.to_thread(tracing.stop)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
+        self._loop.call_soon_threadsafe(self._services.watch.end)
         self._loop.call_soon_threadsafe(
             self._loop.call_later, self._drain_seconds, self._services.drain
         )

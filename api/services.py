@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from uuid import UUID
 
 import structlog
 
+from api.admin_watch import Watch
 from api.auth import KeyRing
 from api.batch_watch import BatchWatch
 from api.catalog import Catalog
+from api.queue_metrics import QueueMetrics
+from api.remembered import Remembered
 from api.waiting import Waiting
 from carpool import metrics
 from carpool.background import Background
@@ -28,6 +30,7 @@ from db.prices import ensure_prices
 from db.processes import Process
 from db.refusal import forget_refused
 from db.routes import ensure_routes
+from db.situation import Situation, read_situation
 from db.submit import Submission, submit
 from db.sweeper import Sweeper
 
@@ -35,6 +38,8 @@ SUBMIT_LIMIT = 256
 DELIVERY_LIMIT = 2048
 POOL_SIZE = 8
 ENTER_SECONDS = 1.0
+SITUATION_SECONDS = 1.0
+"""How old what is told of routes and backends to those who ask why they wait may be."""
 NOBODY = UUID(int=0)
 log = structlog.get_logger()
 
@@ -79,19 +84,37 @@ class Services:
         self.catalog = Catalog(self.database)
         self.waiting = Waiting(self.incarnation, self.database, self.doorbell, self._changed)
         self.store = open_store(settings)
+        self.queue_metrics = QueueMetrics(self.database)
         self.batch_watch = BatchWatch(self.doorbell)
+        self.situation: Remembered[None, Situation] = Remembered(
+            lambda _: read_situation(self.database), seconds=SITUATION_SECONDS
+        )
+        self.watch = Watch(
+            self.database,
+            self.doorbell,
+            self.catalog,
+            {name: backend.kind for name, backend in settings.backends.items()},
+        )
         self.submissions: GroupCommit[Submission, None] = GroupCommit(
             self.database,
             submit,
             limit=SUBMIT_LIMIT,
             patience_seconds=settings.database_timeout_seconds,
-            observe=partial(metrics.group_size, "submit"),
+            observe=metrics.group_size("submit"),
         )
         self.deliveries: GroupCommit[UUID, None] = GroupCommit(
-            self.database, store_deliveries, limit=DELIVERY_LIMIT, lanes=1
+            self.database,
+            store_deliveries,
+            limit=DELIVERY_LIMIT,
+            lanes=1,
+            observe=metrics.group_size("deliveries"),
         )
         self.disconnects: GroupCommit[tuple[UUID, UUID], None] = GroupCommit(
-            self.database, self._store_disconnects, limit=SUBMIT_LIMIT, lanes=1
+            self.database,
+            self._store_disconnects,
+            limit=SUBMIT_LIMIT,
+            lanes=1,
+            observe=metrics.group_size("disconnects"),
         )
         self._on_drain: dict[Callable[[], None], None] = {}
         self._process = Process(self.incarnation, "api", settings.seat)
@@ -109,6 +132,7 @@ class Services:
             self.doorbell.serve(),
             self.waiting.listen(),
             self.batch_watch.listen(),
+            self.watch.serve(),
             self.waiting.poll(self.settings.poll_seconds),
             self._beat(lane),
             Sweeper(self.settings, self.database, self.doorbell, self.broker).serve(),
@@ -118,6 +142,7 @@ class Services:
         finally:
             await self._settle()
             await background.close()
+            await self.queue_metrics.close()
             try:
                 await self._process.leave(lane)
             except DatabaseAway as error:
@@ -165,6 +190,7 @@ class Services:
     def _changed(self) -> None:
         self.keys.forget()
         self.catalog.forget()
+        self.situation.forget()
 
     async def _enter(self, lane: Lane) -> None:
         while True:

@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from api.responses import JSON, REQUEST_PREFIX, error_response, source_headers, watch
 from api.services import Services, Ticket
 from api.sinks import StreamSink
+from carpool import tracing
 from carpool.errors import CarpoolError, InvalidRequest, Unavailable
 from carpool.ids import public_id
 from carpool.states import Outcome
@@ -105,6 +106,7 @@ class StreamResponse(Response):
             pause = self._heartbeat
             text = _frames(sink)
             if sink.interrupted:
+                tracing.current().fail(INTERRUPTED.code)
                 await self._end(INTERRUPTED)
                 await self._write(send, text + _event(INTERRUPTED.body()), last=True)
                 return True
@@ -129,6 +131,7 @@ class StreamResponse(Response):
             assert stored is not None
             body = stored.body
         if self._started or text:
+            tracing.current().fail(str(end.status_code))
             await self._write(send, text + _event(body), last=True)
         else:
             bad_input = end.status_code == InvalidRequest.status

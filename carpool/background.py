@@ -8,6 +8,8 @@ from typing import Any
 
 import structlog
 
+from carpool.log import cause
+
 log = structlog.get_logger()
 
 
@@ -38,5 +40,5 @@ def _watch(task: asyncio.Task[None]) -> None:
     error = task.exception()
     if error is None:
         return
-    log.error("background_loop_died", loop=task.get_coro().__qualname__, error=repr(error))  # type: ignore[union-attr]
+    log.error("background_loop_died", loop=task.get_coro().__qualname__, error=cause(error))  # type: ignore[union-attr]
     os.kill(os.getpid(), signal.SIGTERM)

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from carpool.log import cause
 from carpool.notices import (
     BatchNotice,
     Bell,
@@ -150,5 +151,5 @@ class Doorbell:
 
     def _note(self, error: BaseException) -> None:
         if self.healthy:
-            log.warning("redis_away", error=repr(error))
+            log.warning("redis_away", error=cause(error))
         self.healthy = False

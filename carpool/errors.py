@@ -39,6 +39,11 @@ class ErrorEnvelope(msgspec.Struct, frozen=True):
 class CarpoolError(Exception):
     """The root of all."""
 
+    @property
+    def summary(self) -> str:
+        """What may be logged of it: nothing of a prompt, an answer or a key."""
+        return str(self)
+
 
 class APIError(CarpoolError):
     """An error that reaches a client.
@@ -65,6 +70,11 @@ class APIError(CarpoolError):
         self.param = param
         self.code = code or self.default_code
         self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def summary(self) -> str:
+        """Its kind and code, for the message may repeat what the client has sent."""
+        return f"{type(self).__name__} ({self.code or self.status})"
 
     def body(self) -> bytes:
         """The JSON of ``{"error": {message, type, param, code}}``."""
@@ -140,24 +150,32 @@ class PassingError(BackendError):
 
     ``status`` and ``body`` (OpenAI's error JSON) are what the client gets when no attempt is left;
     ``retry_after_seconds`` is the provider's own wish. One that ``counts`` not is no failure of the
-    request, and uses up none of its attempts: a rate limit.
+    request, and uses up none of its attempts: a rate limit. ``detail`` is what the backend said of
+    it, which may repeat the prompt: of the reason, but never logged.
     """
 
     def __init__(
         self,
         reason: str,
         *,
+        detail: str | None = None,
         status: int = 502,
         body: bytes | None = None,
         retry_after_seconds: float | None = None,
         counts: bool = True,
     ) -> None:
-        super().__init__(reason)
-        self.reason = reason
+        self.reason = reason if detail is None else f"{reason}: {detail}"
+        super().__init__(self.reason)
+        self._summary = reason
         self.counts = counts
         self.status = status
-        self.body = body or error_body(reason, "server_error", code="backend_error")
+        self.body = body or error_body(self.reason, "server_error", code="backend_error")
         self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def summary(self) -> str:
+        """The reason without its detail."""
+        return self._summary
 
 
 class EngineDied(BackendError):

@@ -59,7 +59,12 @@ def id_at(moment: datetime) -> UUID:
 
 def created_at(identifier: UUID) -> datetime:
     """The moment, to the millisecond, at which a UUIDv7 was made."""
-    return datetime.fromtimestamp((identifier.int >> 80) / 1000, UTC)
+    return datetime.fromtimestamp(milliseconds_of(identifier) / 1000, UTC)
+
+
+def milliseconds_of(identifier: UUID) -> int:
+    """The same, in Unix milliseconds."""
+    return identifier.int >> 80
 
 
 def public_id(prefix: str, identifier: UUID) -> str:

@@ -27,6 +27,9 @@ from carpool.windows import parse_window
 
 SIMULATED_MODEL = "simulated"
 FILE_SCHEMES: Final = ("file", "s3", "gs", "az")
+OPENAI_BACKGROUND_WINDOWS: Final = {"8h": 0.6, "2h": 0.7}
+Tiers = dict[str, Annotated[float, Field(ge=0)]]
+"""Completion windows, each with what it costs of the live price."""
 
 
 class _Frozen(BaseModel):
@@ -86,13 +89,16 @@ class OpenAISettings(_Frozen):
 
 
 class OpenAIBatchSettings(OpenAISettings):
-    """The Batch API of the same kind of URL, for the flex and batch classes.
+    """The patient ways of the same kind of URL, for the flex and batch classes.
 
-    ``windows`` are the completion windows on offer, each with what it costs of the live price.
+    ``windows`` are the completion windows of its Batch API, ``background_windows`` those of its
+    background responses, each with what it costs of the live price.
     """
 
     kind: Literal["openai_batch"]  # type: ignore[assignment]  # the tag alone differs
-    windows: dict[str, Annotated[float, Field(ge=0)]] = Field({"24h": 0.5}, min_length=1)
+    windows: Tiers = Field({"24h": 0.5}, min_length=1)
+    background_windows: Tiers | None = None
+    """None: those of OpenAI (COMPAT section 5) that are not in ``windows``, at OpenAI alone."""
     max_lines: int = Field(default=50_000, ge=1)
     max_bytes: int = Field(default=200 * 1000**2, ge=1)
     max_enqueued_tokens: int | None = Field(default=None, ge=1)
@@ -104,15 +110,35 @@ class OpenAIBatchSettings(OpenAISettings):
     live_seconds: float = Field(default=900, gt=0)
     """How long before its deadline a request is left to, or taken back for, live calls."""
 
-    @field_validator("windows")
+    @property
+    def responses_windows(self) -> dict[str, float]:
+        """The windows that go as background responses, with their tiers."""
+        if self.background_windows is not None:
+            return self.background_windows
+        offered = OPENAI_BACKGROUND_WINDOWS if self.base_url is None else {}
+        return {window: tier for window, tier in offered.items() if window not in self.windows}
+
+    @property
+    def tiers(self) -> dict[str, float]:
+        """All windows on offer, whichever way they go."""
+        return {**self.windows, **self.responses_windows}
+
+    @field_validator("windows", "background_windows")
     @classmethod
-    def _check_windows(cls, windows: dict[str, float]) -> dict[str, float]:
-        for window in windows:
+    def _check_windows(cls, windows: dict[str, float] | None) -> dict[str, float] | None:
+        for window in windows or ():
             try:
                 parse_window(window)
             except InvalidRequest as error:
                 raise ValueError(error.message) from None
         return windows
+
+    @model_validator(mode="after")
+    def _check_ways(self) -> "OpenAIBatchSettings":
+        both = self.windows.keys() & (self.background_windows or {}).keys()
+        if both:
+            raise ValueError(f"window '{min(both)}' stands in windows and in background_windows")
+        return self
 
 
 BackendSettings = Annotated[
@@ -178,6 +204,10 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     listen_fd: int | None = None
     """A socket that listens already, inherited from a supervisor."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where a worker or a jobs process serves /metrics, /healthz and /readyz; None: nowhere. The
+    API does on its own port. Of the processes of one `carpool up` each takes the next higher."""
     seat: str | None = None
     """Given by a supervisor that knows that the seat's last holder is dead."""
 

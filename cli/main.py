@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -144,13 +145,19 @@ def migrate(data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def status(data_dir: DataDir = None) -> None:
-    """Show what waits, what runs, and who serves."""
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Live, until Ctrl-C.")] = False,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Show what waits, what runs, who serves, and what is wrong."""
     from carpool.settings import load
     from cli.connection import connected
     from cli.status import status as show
 
-    asyncio.run(show(connected(load(data_dir=data_dir), redis=False)))
+    settings = connected(load(data_dir=data_dir, config=config), redis=False)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(show(settings, watch=watch))
 
 
 @app.command()

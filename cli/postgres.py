@@ -53,6 +53,8 @@ _SERVER_SETTINGS = {
     "max_parallel_workers_per_gather": "0",
     "autovacuum_naptime": "10s",
     "log_min_messages": "warning",
+    # Of a refused row the detail shows the values, and so prompts.
+    "log_error_verbosity": "terse",
     "log_checkpoints": "off",
     "log_line_prefix": "%m [%p] ",
 }

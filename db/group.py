@@ -11,6 +11,7 @@ import structlog
 
 from carpool.background import Background
 from carpool.errors import Unavailable
+from carpool.log import cause
 from db.database import Database, DatabaseAway, Lane
 
 Item = TypeVar("Item")
@@ -108,11 +109,11 @@ class GroupCommit(Generic[Item, Outcome]):
             if len(group) == 1:
                 _fail(group[0][1], error)
                 return
-            log.warning("group_refused", size=len(group), error=type(error).__name__)
+            log.warning("group_refused", size=len(group), error=cause(error))
             for member in group:
                 await self._store(lane, [member])
         except Exception as error:
-            log.error("group_failed", size=len(group), error=repr(error))
+            log.error("group_failed", size=len(group), error=cause(error))
             for _, future in group:
                 _fail(future, error)
         else:
@@ -133,7 +134,7 @@ class GroupCommit(Generic[Item, Outcome]):
                     ) from error
                 if isinstance(error, asyncpg.UniqueViolationError) and not again:
                     raise
-                log.warning("group_retried", size=len(items), error=str(error))
+                log.warning("group_retried", size=len(items), error=cause(error))
                 again = True
                 await asyncio.sleep(RETRY_SECONDS)
 

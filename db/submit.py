@@ -41,6 +41,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     deadline: datetime | None = None
     shareable: bool = False
     """Whether it may be given the answer of an identical one, and its answer to others."""
+    traceparent: str | None = None
+    """Of the span that took it in (W3C Trace Context); None where it is not traced."""
 
 
 async def submit(lane: Lane, items: Sequence[Submission], again: bool) -> Sequence[None]:
@@ -86,4 +88,5 @@ def columns(items: Sequence[Submission]) -> tuple[list[object], ...]:
         [item.share for item in items],
         [item.prefix_key for item in items],
         [item.deadline for item in items],
+        [item.traceparent for item in items],
     )

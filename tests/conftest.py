@@ -19,7 +19,16 @@ HASTY = {
 # Tests that were started in the background ignore it, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ALARMS = ("Traceback", "unhandled_error", "backend_bug", "group_failed", "never retrieved")
+ALARMS = (
+    "Traceback",
+    "unhandled_error",
+    "backend_bug",
+    "job_bug",
+    "group_failed",
+    "process_failed",
+    "thread_failed",
+    "never retrieved",
+)
 
 
 @pytest.fixture(scope="session")

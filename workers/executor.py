@@ -3,29 +3,40 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
 
+from carpool import metrics, tracing
 from carpool.doorbell import Doorbell
 from carpool.errors import EngineDied, PassingError, Unavailable
+from carpool.log import cause
 from carpool.notices import MAX_INLINE_BYTES, Finished, Source
 from carpool.prices import Ledger
 from carpool.settings import Settings
+from carpool.span_attributes import STORED
 from carpool.states import ENDPOINTS, Outcome, ServiceClass
 from db.claim import Claim
 from db.database import Database, DatabaseAway, Lane
 from db.finish import NOT_MINE, Failure, Finisher, Result, limited_for
 from db.group import GroupCommit
 from workers.backends.protocol import Answer, Backend, Call, Usage
+from workers.metrics import figures_of
 from workers.streaming import Stream
+from workers.traces import Traces, answered
 
 FINISH_LIMIT = 512
+RATE_LIMITED = 429
 PATIENCE_SECONDS = 3600.0
 """How long an answer waits for Postgres; a lease that lapsed meanwhile makes it void anyway."""
 BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 60.0
+MAX_LONG_BACKOFF_SECONDS = 900.0
+LONG_BACKOFF_SHARE = 1 / 20
+"""Of the time that is left: an outage of a day costs a request some 200 attempts, not thousands."""
+MAX_DOUBLINGS = 16
 LIMITED_BACKOFF_CLAIMS = 4
 """After so many claims the wait for the next attempt grows no more."""
 LIMITED_SECONDS = 3600.0
@@ -35,6 +46,8 @@ log = structlog.get_logger()
 
 class Watching(Protocol):
     """The run, which learns how its claims fare."""
+
+    id: UUID
 
     def freed(self) -> None:
         """The backend is done with a claim, which is not stored yet."""
@@ -64,11 +77,22 @@ class Executor:
         self._backend = backend
         self._finisher = finisher
         self._run = run
+        self._figures = figures_of(backend.name)
+        self._traces = Traces(backend.name, settings.backends.get(backend.name), run.id)
         self._results: GroupCommit[Result, UUID | None] = GroupCommit(
-            database, finisher.finish, limit=FINISH_LIMIT, patience_seconds=PATIENCE_SECONDS
+            database,
+            finisher.finish,
+            limit=FINISH_LIMIT,
+            patience_seconds=PATIENCE_SECONDS,
+            observe=metrics.group_size("results"),
         )
         self._failures: GroupCommit[Failure, None] = GroupCommit(
-            database, self._retry, limit=FINISH_LIMIT, lanes=1, patience_seconds=PATIENCE_SECONDS
+            database,
+            self._retry,
+            limit=FINISH_LIMIT,
+            lanes=1,
+            patience_seconds=PATIENCE_SECONDS,
+            observe=metrics.group_size("failures"),
         )
         self._streams: dict[UUID, Stream] = {}
         self.answering: set[UUID] = set()
@@ -101,6 +125,10 @@ class Executor:
 
     async def execute(self, claimed: Claim) -> None:
         """Answer a claim, and store what comes of it; raises EngineDied alone."""
+        with self._traces.claim(claimed):
+            await self._execute(claimed)
+
+    async def _execute(self, claimed: Claim) -> None:
         stream = Stream(self._doorbell, claimed, Source(self._backend.name, claimed.upstream))
         try:
             answer = await self._answer(claimed, stream)
@@ -110,12 +138,13 @@ class Executor:
             raise
         except PassingError as error:
             self._run.met(error)
-            await self._fail(claimed, error, stream)
+            await self._fail(claimed, error, stream, patient=_heals(error))
         except Unavailable as error:
-            log.error("answer_lost", request=str(claimed.id), error=str(error))
+            log.error("answer_lost", **_about(claimed), error=cause(error))
         except Exception as error:
-            log.exception("backend_bug", request=str(claimed.id))
-            await self._fail(claimed, PassingError(type(error).__name__, status=500), stream)
+            log.exception("backend_bug", **_about(claimed))
+            bug = PassingError(type(error).__name__, status=500)
+            await self._fail(claimed, bug, stream, patient=False)
 
     async def _answer(self, claimed: Claim, stream: Stream) -> Answer:
         call = Call(
@@ -131,35 +160,57 @@ class Executor:
         )
         self.answering.add(claimed.id)
         self._streams[claimed.id] = stream
+        began_at = datetime.now(UTC)
         try:
-            return await self._backend.answer(call, stream.emit)
+            answer = await self._ask(claimed, call, stream)
+            self._figures.answered(
+                claimed, began_at=began_at, ended_at=datetime.now(UTC), first_at=stream.first_at
+            )
+            return answer
         finally:
             self.answering.discard(claimed.id)
             del self._streams[claimed.id]
             self._run.freed()
 
+    async def _ask(self, claimed: Claim, call: Call, stream: Stream) -> Answer:
+        with self._traces.call(claimed) as span:
+            try:
+                answer = await self._backend.answer(call, stream.emit)
+            except PassingError as error:
+                span.fail(str(error.status))
+                raise
+            answered(span, claimed, answer)
+            return answer
+
     async def _finish(self, claimed: Claim, answer: Answer, stream: Stream) -> None:
         succeeded = answer.status == 200
+        if not succeeded:
+            tracing.current().fail(str(answer.status))
         outcome = Outcome.COMPLETED if succeeded else Outcome.FAILED
         streamed = claimed.streamed and succeeded
-        channel = await self._results.put(
-            Result(
-                id=claimed.id,
-                epoch=claimed.epoch,
-                outcome=outcome,
-                status_code=answer.status,
-                body=stream.text() if streamed else answer.body,
-                attempts=claimed.attempts + 1,
-                upstream=claimed.upstream,
-                first_token_at=stream.first_at,
-                prompt_tokens=answer.usage.prompt_tokens,
-                cached_tokens=answer.usage.cached_tokens,
-                completion_tokens=answer.usage.completion_tokens,
-                written_tokens=answer.usage.written_tokens,
-                ledger=self._run.ledger(claimed, answer.usage),
-            )
+        result = Result(
+            id=claimed.id,
+            epoch=claimed.epoch,
+            outcome=outcome,
+            status_code=answer.status,
+            body=stream.text() if streamed else answer.body,
+            attempts=claimed.attempts + 1,
+            upstream=claimed.upstream,
+            first_token_at=stream.first_at,
+            prompt_tokens=answer.usage.prompt_tokens,
+            cached_tokens=answer.usage.cached_tokens,
+            completion_tokens=answer.usage.completion_tokens,
+            written_tokens=answer.usage.written_tokens,
+            ledger=self._run.ledger(claimed, answer.usage),
         )
-        if channel is None or channel == NOT_MINE:
+        with self._traces.store() as span:
+            channel = await self._results.put(result)
+            span.set({STORED: channel != NOT_MINE})
+        if channel == NOT_MINE:
+            self._figures.dropped(claimed.model)
+            return
+        self._figures.stored(claimed, result)
+        if channel is None:
             return
         inline = not streamed and len(answer.body) <= MAX_INLINE_BYTES
         self._doorbell.notify(
@@ -175,30 +226,47 @@ class Executor:
             ),
         )
 
-    async def _fail(self, claimed: Claim, error: PassingError, stream: Stream) -> None:
-        """Let it be tried again later, unless that is in vain or its client has read from it."""
+    async def _fail(
+        self, claimed: Claim, error: PassingError, stream: Stream, *, patient: bool
+    ) -> None:
+        """Let it be tried again later, unless that is in vain or its client has read from it.
+
+        ``patient``: as often as its deadline allows, if it has one.
+        """
         attempts = claimed.attempts + error.counts
+        tracing.current().fail(str(error.status))
         log.warning(
-            "attempt_failed", request=str(claimed.id), attempt=attempts, reason=error.reason
+            "attempt_failed",
+            **_about(claimed),
+            attempt=attempts,
+            status=error.status,
+            error=cause(error),
         )
-        if stream.chunks or await self._is_in_vain(claimed, error):
+        delay = delay_seconds(claimed, error)
+        if stream.chunks or await self._is_in_vain(claimed, error, delay, patient=patient):
             await self._finish(claimed, Answer(status=error.status, body=error.body), stream)
             return
         await self._failures.put(
             Failure(
                 id=claimed.id,
                 epoch=claimed.epoch,
-                delay_seconds=delay_seconds(claimed, error),
+                delay_seconds=delay,
                 error=error.reason,
                 counts=error.counts,
             )
         )
+        self._figures.returned(claimed.model, error.body, limited=not error.counts)
 
-    async def _is_in_vain(self, claimed: Claim, error: PassingError) -> bool:
-        """Whether it has had its attempts; rate limits are met until its deadline."""
+    async def _is_in_vain(
+        self, claimed: Claim, error: PassingError, delay: float, *, patient: bool
+    ) -> bool:
+        """Whether another attempt, after a delay in seconds, would be too late or one too many."""
+        left = left_seconds(claimed)
+        if left is not None and (delay >= left or patient):
+            return delay >= left
         if error.counts:
             return claimed.attempts + 1 >= self._settings.max_attempts
-        if claimed.deadline is not None or claimed.epoch == 1:
+        if claimed.epoch == 1:
             return False
         try:
             return await limited_for(self._database, claimed.id, LIMITED_SECONDS)
@@ -210,6 +278,24 @@ class Executor:
         return [None] * len(failures)
 
 
+def _about(claimed: Claim) -> dict[str, Any]:
+    """What logs tell of a claim."""
+    about: dict[str, Any] = {"request": claimed.id, "team": claimed.team_id}
+    return about if claimed.batch_id is None else {**about, "batch": claimed.batch_id}
+
+
+def _heals(error: PassingError) -> bool:
+    """Whether time may heal it: not spent money, nor a request too large for a limit."""
+    return not (error.counts and error.status == RATE_LIMITED)
+
+
+def left_seconds(claimed: Claim) -> float | None:
+    """How long it is until a claim's deadline; None where it has none."""
+    if claimed.deadline is None:
+        return None
+    return (claimed.deadline - datetime.now(UTC)).total_seconds()
+
+
 def delay_seconds(claimed: Claim, error: PassingError) -> float:
     """How long a request waits for its next attempt.
 
@@ -217,11 +303,18 @@ def delay_seconds(claimed: Claim, error: PassingError) -> float:
     take meanwhile; only not all of those that one storm sends back come again at one moment.
     """
     if error.counts:
-        return error.retry_after_seconds or backoff_seconds(claimed.attempts + 1)
+        backoff = backoff_seconds(claimed.attempts + 1, left=left_seconds(claimed))
+        return max(error.retry_after_seconds or 0.0, backoff)
     return random.uniform(0, backoff_seconds(min(claimed.epoch, LIMITED_BACKOFF_CLAIMS)))
 
 
-def backoff_seconds(attempts: int) -> float:
-    """Doubles with each attempt, with jitter over its upper half."""
-    longest = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**attempts)
+def backoff_seconds(attempts: int, *, left: float | None = None) -> float:
+    """Doubles with each attempt, with jitter over its upper half.
+
+    With many seconds ``left`` before a deadline it grows longer than without one.
+    """
+    most = MAX_BACKOFF_SECONDS
+    if left is not None:
+        most = min(MAX_LONG_BACKOFF_SECONDS, max(most, left * LONG_BACKOFF_SHARE))
+    longest = min(most, BACKOFF_SECONDS * 2.0 ** min(attempts, MAX_DOUBLINGS))
     return random.uniform(longest / 2, longest)

@@ -1,15 +1,18 @@
 """A run: one worker serving one backend, a stretch of continuous batching."""
 
 import asyncio
+import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
 import structlog
+from msgspec.structs import replace
 
 from carpool.background import Background
 from carpool.doorbell import Doorbell
+from carpool.engine import EngineFigures
 from carpool.errors import EngineDied, PassingError
 from carpool.ids import id_at, new_id
 from carpool.notices import (
@@ -30,6 +33,7 @@ from db.sweeper import ring_backends
 from workers.backends.protocol import Backend, Usage
 from workers.executor import Executor
 from workers.map import Map
+from workers.metrics import HELD, figures_of
 from workers.readiness import Readiness
 from workers.scheduler import Scheduler
 
@@ -68,6 +72,7 @@ class Run:
         )
         self._map = Map(backend.name, own=settings.backends[backend.name].own)
         self._held: dict[UUID, tuple[Claim, asyncio.Task[None]]] = {}
+        self._figures = figures_of(backend.name)
         self._draining = False
         self._ended = False
         self._wake = asyncio.Event()
@@ -96,6 +101,8 @@ class Run:
             ):
                 return False
             log.info("run_started", run=str(self.id), backend=self._backend.name)
+            self._figures.run_started()
+            HELD.labels(self._backend.name).set_function(lambda: len(self._held))
             self._doorbell.announce(CHANGED_CHANNEL)
             self._executor.start()
             background = Background()
@@ -116,9 +123,17 @@ class Run:
             finally:
                 await background.close()
                 await self._executor.close()
+                self._figures.run_ended(self._end)
             return True
         finally:
             await lane.close()
+
+    @property
+    def _end(self) -> str:
+        """Why it ends."""
+        if self.engine_died:
+            return "engine_died"
+        return "lost" if self._ended else "drained"
 
     async def _claim_for_ever(self, lane: Lane) -> None:
         while not (self._draining or self._ended or self.engine_died):
@@ -150,7 +165,9 @@ class Run:
                 self._wake_in(None if granted else LIMITED_SECONDS)
                 return False
             settled = _settled()
+            began = time.perf_counter()
             claims = await claim(lane, self.id, self._map.version, picks)
+            self._figures.claimed(claims, seconds=time.perf_counter() - began)
             self._scheduler.settle(picks, claims, settled=settled)
         finally:
             if granted > len(claims):
@@ -231,7 +248,7 @@ class Run:
                 await asyncio.sleep(self._settings.heartbeat_seconds)
                 held = [(identifier, held.epoch) for identifier, (held, _) in self._held.items()]
                 try:
-                    beat = await beat_run(lane, self.id, held)
+                    beat = await beat_run(lane, self.id, held, self._engine)
                     if beat.strays:
                         log.warning("strays_released", count=len(beat.strays))
                         await release_strays(lane, self.id, beat.strays)
@@ -247,6 +264,12 @@ class Run:
                     self._wake.set()
         finally:
             await lane.close()
+
+    @property
+    def _engine(self) -> EngineFigures:
+        """What the engine says of itself, and of which kind it is."""
+        kind = self._settings.backends[self._backend.name].kind
+        return replace(self._backend.figures() or EngineFigures(), kind=kind)
 
     async def _turn(self, accepts: bool) -> None:
         """Say whether the backend takes requests; what it holds goes to the route's next."""

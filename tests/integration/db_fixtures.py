@@ -42,6 +42,7 @@ select pid from pg_stat_activity
 where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0
 """
 WAIT_SECONDS = 20.0
+PLACES = ("after", "after_key", "before", "due_before")
 _numbers = count()
 
 
@@ -237,8 +238,8 @@ def submission(**columns: Any) -> Submission:
 
 
 def pick(take: int, **columns: Any) -> Pick:
-    """A pick of the usual group, or of another; ``after`` and ``after_key`` are its cursor."""
-    cursor = {name: columns.pop(name) for name in ("after", "after_key") if name in columns}
+    """A pick of the usual group, or of another, in its bounds (`PLACES`)."""
+    cursor = {name: columns.pop(name) for name in PLACES if name in columns}
     model = columns.pop("model", MODEL)
     service_class = columns.pop("service_class", ServiceClass.INTERACTIVE)
     cell = columns.pop("cell", None) or cell_of(model, service_class)

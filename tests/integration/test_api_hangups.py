@@ -130,7 +130,10 @@ async def test_a_request_that_was_left_outlives_the_api_that_was_asked_for_its_e
         channel = await eventually(lambda: hasty_stack.value(CHANNEL, identifier))
         await hasty_stack.replace("api", signal.SIGKILL)
         await asyncio.gather(polling, return_exceptions=True)
-    gone = "select true where not exists (select from processes where id = $1::uuid)"
+    gone = """
+    select true
+    where not exists (select from processes where id = $1::uuid and settled_at is null)
+    """
     await eventually(lambda: hasty_stack.value(gone, channel))
     async with hasty_stack.http(key.secret) as http:
         due = "select abandon_at is null from queue where id = $1"

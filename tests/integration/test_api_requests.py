@@ -28,6 +28,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "reason": (str, type(None)),
     "cost": (dict, type(None)),
     "created_at": (int,),
+    "deadline": (int, type(None)),
     "started_at": (int, type(None)),
     "completed_at": (int, type(None)),
     "attempts": (int,),

@@ -288,17 +288,12 @@ async def test_changes_tell_who_and_from_what_to_what(routed: Stack, admin: Admi
             "legs[0].share",
             "no share",
         ),
-        (
-            {"legs": [{"backend": "own", "left_seconds": 5, "classes": ["flex"]}]},
-            "legs[0].left_seconds",
-            "deadline",
-        ),
         ({"alias": "short"}, "alias", "cycle: house -> short -> house"),
         ({"alias": "none"}, "alias", "no route"),
         ({"alias": "short", "legs": [{"backend": "own"}]}, "alias", "either"),
         ({"legs": "own"}, "legs", "expected `array`"),
     ],
-    ids=range(12),
+    ids=range(11),
 )
 async def test_a_route_that_cannot_be_changes_nothing(
     routed: Stack, admin: Admin, body: Json, param: str, words: str

@@ -19,6 +19,7 @@ def vllm_environment(model: Path) -> dict[str, str]:
     return {
         "CARPOOL_VLLM_MODEL": str(model),
         "CARPOOL_VLLM_ARGS": ARGUMENTS,
+        "CARPOOL_METRICS_PORT": "0",
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }

@@ -14,8 +14,11 @@ import httpx2
 import msgspec
 import openai
 
+from carpool import tracing
+from carpool.engine import EngineFigures
 from carpool.errors import PassingError, error_body
 from carpool.settings import OpenAISettings
+from carpool.span_attributes import HTTP_METHOD, HTTP_STATUS
 from db.database import Database
 from workers.backends import openai_body, openai_limits
 from workers.backends.concurrency import Concurrency
@@ -26,6 +29,7 @@ from workers.backends.openai_key import key_of
 from workers.backends.openai_limits import RateLimits
 from workers.backends.openai_stream import ProviderStream
 from workers.backends.protocol import Answer, Call, Emit
+from workers.provider_address import address
 
 OPENAI_URL = "https://api.openai.com/v1"
 CONNECT_SECONDS = 10.0
@@ -50,6 +54,7 @@ class OpenAIBackend:
         self._budget = SharedBudget(name, database)
         self._in_flight = 0
         self._client: openai.AsyncOpenAI | None = None
+        self._address = address(settings.base_url)
 
     @property
     def capacity(self) -> int:
@@ -93,7 +98,8 @@ class OpenAIBackend:
         began = time.monotonic()
         self._in_flight += 1
         try:
-            answer = await self._ask(call, request, emit)
+            with self._span(call):
+                answer = await self._ask(call, request, emit)
         except PassingError as error:
             if not error.counts or error.status in STRAINED:
                 self._concurrency.strained(began=began, now=time.monotonic())
@@ -116,6 +122,10 @@ class OpenAIBackend:
         """Ask for the provider's models; a provider that has no such list answered all the same."""
         await self._list_models()
 
+    def figures(self) -> EngineFigures | None:
+        """A provider's engines are its own affair."""
+        return None
+
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
@@ -134,14 +144,20 @@ class OpenAIBackend:
         except openai.APIStatusError as error:
             return self._refused(error.response, self._heard(error.response, sent_at))
         except (openai.APITimeoutError, httpx2.TimeoutException):
+            tracing.current().fail("timeout")
             raise self._failure("it did not answer in time", status=504) from None
         except (openai.APIConnectionError, *_BROKEN) as error:
             cause = error.__cause__ or error
+            tracing.current().fail(type(cause).__name__)
             raise self._failure(f"the connection failed ({type(cause).__name__})") from error
         except NotAnAnswerError as error:
             raise self._failure(str(error)) from None
 
     def _heard(self, response: httpx2.Response, sent_at: float) -> RateLimits:
+        span = tracing.current()
+        span.set({HTTP_STATUS: response.status_code})
+        if response.is_error:
+            span.fail(str(response.status_code))
         limits = openai_limits.read(response.headers)
         self._budget.heard(limits, sent_at=sent_at, in_flight=self._in_flight - 1)
         return limits
@@ -170,9 +186,16 @@ class OpenAIBackend:
             call.endpoint.removeprefix("/v1"),
             cast_to=httpx2.Response,
             content=request.body,
-            options={"headers": {"content-type": "application/json"}},
+            options={"headers": {"content-type": "application/json", **tracing.headers()}},
             stream=call.stream,
         )
+
+    def _span(self, call: Call) -> tracing.Span:
+        """The exchange with the provider, whose own spans become its children."""
+        if not tracing.on():
+            return tracing.NO_SPAN
+        attributes = {HTTP_METHOD: "POST", **self._address}
+        return tracing.span("POST", attributes, kind=tracing.Kind.CLIENT)
 
     async def _list_models(self) -> bytes:
         try:

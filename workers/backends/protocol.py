@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from carpool.engine import EngineFigures
 from carpool.states import Endpoint, ServiceClass
 
 
@@ -93,6 +94,9 @@ class Backend(Protocol):
 
     async def health(self) -> None:
         """Return if it can answer now; raise EngineDied or PassingError otherwise."""
+
+    def figures(self) -> EngineFigures | None:
+        """What its engine says of itself now; None where it says nothing. Quick, never raises."""
 
     async def close(self) -> None:
         """End the engine and free what it holds; safe to call twice, and before ``start``."""

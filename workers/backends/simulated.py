@@ -25,6 +25,7 @@ from uuid import UUID
 
 import msgspec
 
+from carpool.engine import EngineFigures
 from carpool.errors import PassingError, error_body
 from carpool.settings import SIMULATED_MODEL, SimulatedSettings
 from carpool.states import Endpoint
@@ -84,6 +85,9 @@ class SimulatedBackend:
 
     async def health(self) -> None:
         """It is always well."""
+
+    def figures(self) -> EngineFigures | None:
+        return EngineFigures(running=self.running)
 
     async def close(self) -> None:
         """Nothing is held."""

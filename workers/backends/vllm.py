@@ -9,9 +9,11 @@ import asyncio
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from carpool.engine import EngineFigures
 from carpool.errors import ConfigurationError, EngineDied
 from carpool.settings import VLLMSettings, served_name
 from workers.backends.protocol import Answer, Call, Emit
+from workers.backends.vllm_figures import read_figures
 
 if TYPE_CHECKING:
     from workers.backends.vllm_engine import VLLMEngine
@@ -68,6 +70,9 @@ class VLLMBackend:
 
     async def health(self) -> None:
         await self._started().health()
+
+    def figures(self) -> EngineFigures | None:
+        return read_figures() if self._engine is not None else None
 
     async def close(self) -> None:
         """End the engine's processes; a start that is under way is awaited first."""

@@ -111,7 +111,10 @@ def refused(call: Call, status: int, message: str, param: str | None) -> Refused
     if status in PASSING_STATUSES or (status >= 500 and status != NOT_IMPLEMENTED):
         kind = "invalid_request_error" if status < 500 else "server_error"
         raise PassingError(
-            f"vLLM answered {status}: {message}", status=status, body=error_body(message, kind)
+            f"vLLM answered {status}",
+            detail=message,
+            status=status,
+            body=error_body(message, kind),
         )
     if _TOO_LONG.search(message):
         return RefusedError(message, param=PROMPTS[call.endpoint], code="context_length_exceeded")

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import State
+from starlette.requests import Request
 from starlette.responses import Response
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -28,6 +29,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from carpool import tracing
 from carpool.errors import EngineDied, PassingError
 from carpool.states import Endpoint
 from workers.backends import vllm_answer
@@ -70,6 +72,8 @@ class VLLMEngine:
         cli_env_setup()
         self._args = make_arg_parser(FlexibleArgumentParser()).parse_args(self._arguments)
         validate_parsed_serve_args(self._args)
+        # They would write prompts and answers into the log.
+        self._args.enable_log_requests = self._args.enable_log_outputs = False
         config = AsyncEngineArgs.from_cli_args(self._args).create_engine_config(
             usage_context=UsageContext.OPENAI_API_SERVER
         )
@@ -160,7 +164,7 @@ class VLLMEngine:
         task = asyncio.current_task()
         cancelled_before = task.cancelling() if task is not None else 0
         try:
-            served = await handler(request)
+            served = await handler(request, self._traced())
         except EngineDeadError as error:
             raise EngineDied(_DEAD) from error
         except Exception as error:
@@ -168,6 +172,14 @@ class VLLMEngine:
         if task is not None and task.cancelling() > cancelled_before:
             raise asyncio.CancelledError
         return served
+
+    def _traced(self) -> Request | None:
+        """What brings the current span to the engine, where that was told to trace as well."""
+        headers = tracing.headers() if self._args.otlp_traces_endpoint else {}
+        if not headers:
+            return None
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        return Request({"type": "http", "headers": raw})
 
     async def _stream(self, call: Call, frames: AsyncGenerator[str], emit: Emit) -> Answer:
         """Emit each chunk; an error before the first is a lasting one if its status says so."""
@@ -187,7 +199,7 @@ class VLLMEngine:
         except ValidationError:
             raise PassingError("vLLM ended the stream with an error.") from None
         if chunks.started:
-            raise PassingError(f"vLLM ended the stream with an error: {refused}")
+            raise PassingError("vLLM ended the stream with an error", detail=str(refused))
         return refused.answer
 
     def _refused(self, call: Call, response: ErrorResponse) -> RefusedError:

@@ -6,6 +6,7 @@ from uuid import UUID
 import structlog
 
 from carpool.errors import CarpoolError
+from carpool.log import cause
 from carpool.notices import BATCHES_CHANNEL
 from carpool.states import BatchStatus
 from db.batch_jobs import Job, disown, own
@@ -57,7 +58,7 @@ class Advance:
                         return
                     continue
                 except (CarpoolError, OSError) as error:
-                    log.warning("job_failed", batch=str(batch), error=repr(error))
+                    log.warning("job_failed", batch=str(batch), error=cause(error))
                 except Exception:
                     log.exception("job_bug", batch=str(batch))
                 await asyncio.sleep(pause)

@@ -25,6 +25,7 @@ from db.database import Database, DatabaseAway
 from db.files import clean_files
 from db.processes import Process
 from db.sweeper import Sweeper, dispatch_jobs
+from workers.door import open_door
 from workers.jobs.advance import Advance
 from workers.jobs.context import JobContext
 
@@ -78,6 +79,10 @@ class Jobs:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._draining.set)
+        async with open_door(self._settings, self._doorbell, self._is_ready):
+            await self._serve()
+
+    async def _serve(self) -> None:
         lane = self._database.lane()
         await self._enter()
         background = Background()
@@ -103,6 +108,14 @@ class Jobs:
             await self._store.close()
             await self._doorbell.close()
             await self._database.close()
+
+    async def _is_ready(self) -> bool:
+        """Whether it reaches the database, and is not about to end."""
+        try:
+            await self._database.fetch("select 1")
+        except DatabaseAway:
+            return False
+        return not self._draining.is_set()
 
     async def _enter(self) -> None:
         while True:

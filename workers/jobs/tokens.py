@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from carpool.log import cause
 from carpool.settings import Settings, VLLMSettings
 from carpool.states import Endpoint
 
@@ -51,7 +52,7 @@ def token_counter(settings: Settings, backends: Sequence[str]) -> TokenCounter |
             try:
                 return _load(backend.model)
             except Exception as error:  # of whatever kind: an estimate takes its place
-                log.warning("tokenizer_not_loaded", backend=name, error=repr(error))
+                log.warning("tokenizer_not_loaded", backend=name, error=cause(error))
     return None
 
 

@@ -1,0 +1,102 @@
+"""What changes is on the page within two seconds, and a page that hears nothing says so."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from playwright.async_api import Page, Route, expect
+
+from tests.browser.chromium import Visit
+from tests.stack import CHAT, Requests, Stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CHANGED_SECONDS = 2.0
+MANY = 50
+CLIENTS = 8
+# The page itself tells the moment: a look from outside would come late.
+SHOWS = """
+([selector, least, most]) => new Promise((resolve) => {
+  const figure = document.querySelector(selector);
+  const look = () => {
+    const value = Number(figure.textContent.replaceAll(",", ""));
+    if (value < least || value > most) return;
+    observer.disconnect();
+    resolve(value);
+  };
+  const observer = new MutationObserver(look);
+  observer.observe(figure, { childList: true, characterData: true, subtree: true });
+  look();
+})
+"""
+
+
+@asynccontextmanager
+async def load(http: httpx.AsyncClient) -> AsyncIterator[None]:
+    """Clients that ask without a pause; each of their answers is one of status 200."""
+    over = asyncio.Event()
+    statuses: list[int] = []
+
+    async def ask() -> None:
+        while not over.is_set():
+            statuses.append((await http.post("/chat/completions", json=CHAT)).status_code)
+
+    asking = [asyncio.create_task(ask()) for _ in range(CLIENTS)]
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.gather(*asking)
+    assert set(statuses) == {200}
+
+
+async def shows(page: Page, least: int, most: int) -> None:
+    """Wait until the largest figure lies between these."""
+    await page.evaluate(SHOWS, ["#figure-waiting", least, most])
+
+
+async def test_what_waits_is_shown_within_two_seconds_under_load(
+    house: Stack, visit: Visit
+) -> None:
+    await house.route("parked-live", "nowhere")
+    async with house.http() as http, load(http):
+        requests = Requests(http)
+        await shows(visit.page, 0, CLIENTS)
+        began = time.monotonic()
+        left = await asyncio.gather(
+            *(requests.leave(model="parked-live", user=f"u{n}") for n in range(MANY))
+        )
+        await shows(visit.page, MANY, MANY + CLIENTS)
+        grown = time.monotonic() - began
+        row = visit.page.locator("#queues-table tr", has_text="parked-live")
+        await expect(row).to_contain_text("nowhere")
+        began = time.monotonic()
+        await asyncio.gather(*(requests.cancel(one["id"]) for one in left))
+        await shows(visit.page, 0, CLIENTS)
+        shrunk = time.monotonic() - began
+    print(f"shown after {grown:.2f} s and {shrunk:.2f} s")
+    assert max(grown, shrunk) < CHANGED_SECONDS
+
+
+async def test_a_lost_connection_is_told_and_found_again_by_itself(
+    house: Stack, visit: Visit
+) -> None:
+    """The API dies, and its next process cannot be reached for a while."""
+    visit.expected += [r"net::ERR_"]
+
+    async def cut(route: Route) -> None:
+        await route.abort("connectionrefused")
+
+    await visit.page.route("**/admin/v1/**", cut)
+    await house.replace("api")
+    banner = visit.page.locator("#connection-lost")
+    await expect(banner).to_contain_text("Carpool cannot be reached.")
+    await expect(visit.page.locator("#connection-state")).to_have_text("Connection lost")
+    await expect(visit.page.locator("body.stale #figure-waiting")).to_be_visible()
+    await visit.page.unroute("**/admin/v1/**", cut)
+    await expect(banner).to_be_hidden()
+    await expect(visit.page.locator("#connection-state")).to_have_text("Live")
+    await expect(visit.page.locator("body.stale")).to_have_count(0)
