@@ -120,7 +120,7 @@ class Watch:
                     except (DatabaseAway, DBAPIError, asyncpg.PostgresError) as error:
                         log.warning("overview_not_read", error=cause(error))
                         self._lose(AWAY)
-                    except Exception as error:  # noqa: BLE001 - to see is not worth the process that serves
+                    except Exception as error:  # to see is not worth the process that serves
                         log.error("overview_failed", error=cause(error))
                         self._lose(FAILED)
                 self._last = None

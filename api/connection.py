@@ -3,6 +3,8 @@
 To close it in order would be to wait until the client has taken what was written.
 """
 
+import socket
+import struct
 from typing import Final
 
 from starlette.types import Scope
@@ -16,7 +18,14 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
+        self.scope["extensions"] = {ABORT: {"abort": self._abort}}
+
+    def _abort(self) -> None:
+        # Else the kernel goes on to offer what it holds.
+        self.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        self.transport.abort()
 
 
 def cut_off(scope: Scope) -> None:

@@ -214,8 +214,9 @@ def cells(
     """What a backend, itself taken as up, may claim of a model now, given which others are up.
 
     ``patience`` names the backends that take their time, and below how many seconds left they
-    leave what has a deadline to the legs behind them.
+    leave what has a deadline to the legs behind them; interactive requests they always leave.
     """
+    slow = patience or {}
     legs_with_shares = [
         (leg, shares)
         for leg, shares in zip(legs, _ranges(legs), strict=True)
@@ -231,15 +232,16 @@ def cells(
             before = [
                 (other, taken)
                 for other, taken in legs_with_shares[:place]
-                if other.serves(service_class) and not other.timed
+                if other.serves(service_class)
+                and not other.timed
+                and not (service_class is ServiceClass.INTERACTIVE and other.backend in slow)
             ]
             up = [(other, taken) for other, taken in before if other.backend in live]
             if leg.timed and (up or not before):
                 found += _timed(model, leg, service_class)
             else:
                 found += _untimed(model, leg, shares, service_class, up)
-                slow = [(patience or {}).get(other.backend) for other, _ in up]
-                waits = [seconds for seconds in slow if seconds is not None]
+                waits = [slow[other.backend] for other, _ in up if other.backend in slow]
                 if waits:
                     hurried = msgspec.structs.replace(leg, left_seconds=max(waits))
                     found += _timed(model, hurried, service_class)

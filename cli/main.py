@@ -10,7 +10,7 @@ import typer
 
 from carpool import __version__
 from carpool.errors import CarpoolError, ConfigurationError
-from cli.commands import batches, keys, prices, routes
+from cli.commands import batches, keys, prices, routes, workers
 from cli.commands.options import ConfigFile, DataDir, Host, Port
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.add_typer(keys.app)
 app.add_typer(routes.app)
 app.add_typer(batches.app)
 app.add_typer(prices.app)
+app.add_typer(workers.app)
 
 SUBMIT_HELP = (
     "Submit a file of prompts or requests as batches, and gather the results.\n\n"

@@ -13,6 +13,7 @@ from carpool.leg_text import format_route
 from carpool.overview import BackendView, Overview
 from carpool.routing import Route
 from carpool.settings import Settings
+from cli.bulk.faults import printable
 from cli.opened_database import opened_database
 from db.database import Database, DatabaseAway
 from db.overview import OverviewReader
@@ -139,7 +140,7 @@ def _backend(view: BackendView) -> Sequence[str]:
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*(Text(value) for value in row))
+        table.add_row(*(Text(printable(value)) for value in row))
     if not table.row_count:
         table.add_row("none")
     return table

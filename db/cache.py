@@ -37,9 +37,9 @@ with source as (
 ), request as (
     insert into requests (
         id, team_id, key_id, person, class, endpoint, model, streamed, body, fingerprint,
-        incarnation
+        incarnation, deadline, traceparent
     )
-    select $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 from source
+    select $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14 from source
 ), stored as (
     insert into results (
         id, team_id, key_id, model, outcome, status_code, body, streamed, epoch, attempts, backend,
@@ -85,5 +85,7 @@ async def give_answer(database: Fetches, source: UUID, item: Submission) -> Stor
         item.body,
         item.fingerprint,
         item.incarnation,
+        item.deadline,
+        item.traceparent,
     )
     return Stored(*rows[0]) if rows else None

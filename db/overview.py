@@ -4,6 +4,7 @@ Nothing here reads a request's row: what waits is counted at the pace that `db.d
 else is small.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +37,10 @@ MOST_QUEUES: Final = 100
 REASONS_SECONDS: Final = 1.0
 REASONS_SHARE: Final = 200
 """Reasons are looked for again after so many times as long as the last look took."""
+NEWS_SHARE: Final = 20
+"""The same, once a group has come that waits, or a run or the routes have changed."""
+MOST_REST_SECONDS: Final = 5.0
+"""A look that took long waited for others; whom it concerns does not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,12 +56,21 @@ class Seen:
 class OverviewReader:
     """Reads overviews one after the other; ``lane`` is its alone while it reads."""
 
-    def __init__(self, database: Database, kinds: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        kinds: Mapping[str, str],
+        *,
+        counter: DepthCounter | None = None,
+    ) -> None:
         self._database = database
         self._kinds = kinds
-        self._counter = DepthCounter()
+        self._counter = counter or DepthCounter()
         self._reasons: dict[GroupKey, Waits] = {}
-        self._reasons_due = 0.0
+        self._reasoned: object = None
+        """What the reasons held for when they were looked for."""
+        self._looked_at = -math.inf
+        self._look_seconds = 0.0
 
     async def read(
         self, lane: Fetches, routes: Mapping[str, Route], *, redis_away: bool = False
@@ -64,24 +78,26 @@ class OverviewReader:
         """The overview now, with the routes as they hold, their aliases followed."""
         depths = await self._counter.look(lane)
         standing = await read_standing(lane)
-        reasons = await self._look_for_reasons(depths)
+        marks = _marks(standing)
+        reasons = await self._look_for_reasons(depths, (marks["routes"], marks["workers"]))
         return Seen(
             overview=assemble(
                 standing, depths, routes, reasons, kinds=self._kinds, redis_away=redis_away
             ),
             depths=depths,
             standing=standing,
-            marks=_marks(standing),
+            marks=marks,
         )
 
-    async def _look_for_reasons(self, depths: Depths) -> dict[GroupKey, Waits]:
+    async def _look_for_reasons(self, depths: Depths, holds: object) -> dict[GroupKey, Waits]:
         told = sorted(depths.rows, key=_by_waiting)[:MOST_QUEUES]
         groups = [_key(depth) for depth in told if depth.waiting]
         began = time.monotonic()
-        if groups and began >= self._reasons_due:
+        news = holds != self._reasoned or any(group not in self._reasons for group in groups)
+        if groups and began - self._looked_at >= rest_of(self._look_seconds, news=news):
             self._reasons = await group_reasons(self._database, groups)
-            took = time.monotonic() - began
-            self._reasons_due = began + max(REASONS_SECONDS, REASONS_SHARE * took)
+            self._reasoned = holds
+            self._looked_at, self._look_seconds = began, time.monotonic() - began
         return self._reasons
 
 
@@ -174,9 +190,13 @@ def _drains(
     return found
 
 
-def _drained(
-    rows: Sequence[Depth], drains: Mapping[tuple[str, int], float | None]
-) -> float | None:
+def rest_of(took: float, *, news: bool) -> float:
+    """For how long the reasons of a look that took so many seconds hold; pure."""
+    share = NEWS_SHARE if news else REASONS_SHARE
+    return min(max(REASONS_SECONDS, share * took), MOST_REST_SECONDS)
+
+
+def _drained(rows: Sequence[Depth], drains: Mapping[tuple[str, int], float | None]) -> float | None:
     """Until nothing waits any more; None where nothing does, or some of it does not move."""
     seconds = [drains[depth.model, depth.service_class] for depth in rows if depth.waiting]
     known = [one for one in seconds if one is not None]

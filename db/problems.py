@@ -18,7 +18,7 @@ PATIENCE_SECONDS: Final = 600.0
 """After which an interactive request has waited too long."""
 NOWHERE: Final = {
     Reason.NO_LIVE_BACKEND: "No live backend answers",
-    Reason.NO_ROUTE: "There is no route of",
+    Reason.NO_ROUTE: "No route answers",
 }
 
 
@@ -50,18 +50,18 @@ def _stuck(
     rows: Sequence[Depth], reasons: Mapping[GroupKey, Waits], at: float
 ) -> Iterable[Problem]:
     """Models of which requests wait, and nobody may answer them."""
-    stuck: dict[tuple[str, Reason], list[Depth]] = {}
+    stuck: dict[tuple[str, Reason], list[tuple[Depth, Waits]]] = {}
     for depth in rows:
         why = reasons.get((depth.model, int(depth.service_class), depth.team_id))
         if depth.waiting and why is not None and why.reason in NOWHERE:
-            stuck.setdefault((depth.model, why.reason), []).append(depth)
+            stuck.setdefault((depth.model, why.reason), []).append((depth, why))
     for (model, reason), depths in stuck.items():
-        number = sum(depth.waiting for depth in depths)
+        number = sum(depth.waiting for depth, _ in depths)
         yield Problem(
             code=str(reason),
-            text=f"{NOWHERE[reason]} '{model}', for which {_requests(number)}.",
+            text=f"{NOWHERE[reason]} '{model}', for which {_requests(number)}. {depths[0][1].text}",
             model=model,
-            since_seconds=round(max(depth.age_seconds(at) for depth in depths), 3),
+            since_seconds=round(max(depth.age_seconds(at) for depth, _ in depths), 3),
         )
 
 

@@ -31,15 +31,17 @@ where r.provider_batch = $1
     and not exists (select from queue q where q.id = r.request_id and q.owner = r.provider_batch)
 order by r.created_at
 """
-# One response for each request: where another was noted before, ours is the one too many. A note
-# whose own commit was lost counts as made.
+# One response for each request: where another was noted before, ours is the one too many; so it is
+# where the provider batch has ended, for nobody would settle it. A note whose own commit was lost
+# counts as made.
 NOTE = """
 with given as (
     select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::boolean[])
         as g(provider_batch, request_id, response_id, kept)
 ), noted as (
     insert into provider_responses (provider_batch, request_id, response_id, kept)
-    select * from given
+    select given.* from given
+    where exists (select from provider_batches p where p.id = provider_batch and p.state < 3)
     on conflict (provider_batch, request_id) do nothing
     returning response_id
 )
@@ -103,7 +105,7 @@ async def unclaimed(lane: Fetches, batch: UUID) -> list[Unclaimed]:
 
 
 async def note(lane: Lane, notes: Sequence[Note], again: bool) -> Sequence[bool]:
-    """Write down responses; False for one whose request has another already."""
+    """Write down responses; False for one that is one too many."""
     rows = await lane.fetch(
         NOTE,
         [n.provider_batch for n in notes],

@@ -1,6 +1,8 @@
 -- Stores requests that may share a computation. The first of those that are identical leads and can be
 -- claimed; the others wait for its answer (state 4). The leader's row is locked while they come, so
--- that its end comes wholly before or after; one that is just ending lets the next lead.
+-- that its end comes wholly before or after; one that is just ending lets the next lead. None follows
+-- one that has more time than itself, which may go where answers take long: it runs by itself. Of those
+-- that come at once with the same span the deadlines are not quite the same: 1 second is no more time.
 with new as (
     select *
     from unnest(
@@ -31,10 +33,10 @@ with new as (
         channel is not null, share, prefix_key, deadline, twin,
         count(*) over (partition by twin) > 1
     from new
-    order by twin, id
+    order by twin, deadline, id
     on conflict (twin) where twin is not null and leader is null
     do update set followed = true
-    returning id, twin
+    returning id, twin, coalesce(deadline, 'infinity') - interval '1 second' as deadline
 )
 insert into queue (
     id, team_id, key_id, person, class, endpoint, model, streamed, channel, awaited, share,
@@ -42,6 +44,12 @@ insert into queue (
 )
 select
     n.id, n.team_id, n.key_id, n.person, n.class, n.endpoint, n.model, n.streamed, n.channel,
-    n.channel is not null, n.share, n.prefix_key, n.deadline, n.twin, l.id, 4
-from new n join leader l on l.twin = n.twin
+    n.channel is not null, n.share, n.prefix_key, n.deadline,
+    case when follows then n.twin end, case when follows then l.id end,
+    case when follows then 4 else 0 end
+from new n
+join leader l on l.twin = n.twin
+cross join lateral (
+    select l.deadline <= coalesce(n.deadline, 'infinity') as follows
+) f
 where n.id <> l.id

@@ -33,7 +33,7 @@ backends = ["first"]
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A Carpool whose dashboard is visited; a test leaves its routes and workers as it found them."""
+    """A Carpool to visit; a test leaves its first routes and its workers as it found them."""
     config: Path = tmp_path_factory.mktemp("browser") / "carpool.toml"
     config.write_text(CONFIG)
     with stack_in_temporary_directory(options=("--config", str(config))) as started:

@@ -5,7 +5,7 @@ from playwright.async_api import Page, expect
 
 from tests.batches import Batches, line
 from tests.browser.chromium import Visit
-from tests.stack import CHAT, Requests, Stack
+from tests.stack import Requests, Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -44,7 +44,6 @@ async def test_prompts_teams_models_and_ids_stay_text(house: Stack, reader: Visi
         await reader.open("overview")
         await is_text(page, MODEL)
         await is_text(page, TEAM)
-        await expect(page.locator("#depths .legend-name", has_text=MODEL)).to_be_visible()
         await reader.open("routes")
         await is_text(page, MODEL)
         await page.get_by_role("button", name=f"Switch {MODEL}", exact=True).click()
@@ -61,6 +60,7 @@ async def test_prompts_teams_models_and_ids_stay_text(house: Stack, reader: Visi
         await is_text(page, CUSTOM_ID)
         await requests.cancel(left["id"])
     await reader.open("playground")
+    await expect(page.locator("#chat-model")).not_to_have_value("")
     await page.fill("#chat-model", "simulated")
     await page.fill("#chat-input", PROMPT)
     await page.press("#chat-input", "Enter")
@@ -69,3 +69,8 @@ async def test_prompts_teams_models_and_ids_stay_text(house: Stack, reader: Visi
     await reader.open("requests", "%3Cimg%20src=x%20onerror=alert(5)%3E")
     reader.expected.append(r"status of 404 .*/admin/v1/requests/")
     await is_text(page, "<img src=x onerror=alert(5)>")
+    await reader.open("overview")
+    activity = page.locator("#activity")
+    await activity.get_by_role("radio", name="Team", exact=True).check()
+    await expect(activity.locator(".legend-name", has_text=TEAM)).to_be_visible()
+    assert await page.evaluate(MADE) == 0

@@ -80,9 +80,7 @@ async def test_no_page_is_wider_than_a_phone(browser: Browser, house: Stack) -> 
 async def test_the_dark_scheme_is_the_system_s_until_another_is_chosen(
     browser: Browser, house: Stack
 ) -> None:
-    async with visiting(
-        browser, house.root_url, key=house.admin_key, color_scheme="dark"
-    ) as visit:
+    async with visiting(browser, house.root_url, key=house.admin_key, color_scheme="dark") as visit:
         background, text = await visit.page.evaluate(BRIGHTNESS)
         assert background < 0.2 < 0.7 < text
         await visit.page.select_option("#appearance", "light")

@@ -25,8 +25,11 @@ async def test_the_timeline_tells_each_attempt(house: Stack, visit: Visit) -> No
     steps = page.locator("#timeline .step")
     await expect(steps.last).to_have_attribute("data-event", "completed")
     told = [await step.get_attribute("data-event") for step in await steps.all()]
-    assert told[:3] == ["received", "claimed", "failed_attempt"]
-    assert told.count("claimed") == 2
+    attempts = [event for event in told if event in ("claimed", "failed_attempt", "completed")]
+    assert (told[0], attempts) == (
+        "received",
+        ["claimed", "failed_attempt", "claimed", "completed"],
+    )
     failed = page.locator('.step[data-event="failed_attempt"]')
     await expect(failed).to_contain_text("simulated: failed with status 503, as asked")
     await expect(failed).to_contain_text("first")
@@ -85,11 +88,13 @@ async def test_requests_are_found_by_team_and_state(house: Stack, visit: Visit) 
     await page.select_option("#requests-filter-status", "failed")
     await expect(rows).to_have_count(1)
     await expect(rows.first.locator(".badge")).to_have_text("failed")
-    await expect(page).to_have_url(f"{house.root_url}/dashboard#/requests?team=finders&status=failed")
+    await expect(page).to_have_url(
+        f"{house.root_url}/dashboard#/requests?team=finders&status=failed"
+    )
 
 
 async def test_an_unknown_request_is_said_to_be_unknown(visit: Visit) -> None:
     visit.expected.append(r"status of 404 .*/admin/v1/requests/")
     await visit.open("requests", f"req_{'0' * 32}")
     await expect(visit.page.get_by_role("alert").first).to_be_visible()
-    await expect(visit.page.get_by_text(f"req_{'0' * 32}")).to_be_visible()
+    await expect(visit.page.get_by_text(f"req_{'0' * 32}", exact=True)).to_be_visible()

@@ -35,6 +35,7 @@ async def ask(page: Page, text: str, backend: str) -> None:
 async def test_a_switch_is_seen_in_the_playground_and_in_the_history(visit: Visit) -> None:
     page = visit.page
     await visit.open("playground")
+    await expect(page.locator("#chat-model")).not_to_have_value("")
     await page.fill("#chat-model", MODEL)
     await ask(page, "Who answers?", FIRST)
     for old, new in ((FIRST, SECOND), (SECOND, FIRST)):

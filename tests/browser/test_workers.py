@@ -5,11 +5,11 @@ from playwright.async_api import expect
 
 from tests.browser.chromium import Visit
 from tests.browser.conftest import SECOND
-from tests.stack import Requests, Stack
+from tests.stack import Json, Requests, Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-SLOW = {"carpool_simulate": {"milliseconds_per_token": 20}, "max_tokens": 40}
+SLOW: Json = {"carpool_simulate": {"milliseconds_per_token": 20}, "max_tokens": 40}
 
 
 async def test_a_worker_is_drained_and_resumed(house: Stack, visit: Visit) -> None:

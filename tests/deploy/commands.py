@@ -20,6 +20,9 @@ FOREIGN: Final = {
     "NVIDIA_DRIVER_CAPABILITIES": "the container toolkit",
     "NVIDIA_VISIBLE_DEVICES": "the container toolkit",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "traces",
+    "OTEL_EXPORTER_OTLP_HEADERS": "traces",
+    "OTEL_TRACES_SAMPLER": "traces",
+    "OTEL_TRACES_SAMPLER_ARG": "traces",
     "PATH": "the shell",
     "VLLM_NO_USAGE_STATS": "vLLM",
 }

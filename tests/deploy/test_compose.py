@@ -148,6 +148,15 @@ def test_it_is_not_killed_while_it_drains(name: str) -> None:
     assert seconds(one["stop_grace_period"]) >= needed
 
 
+def test_what_is_compiled_can_be_loaded() -> None:
+    """A tmpfs of Docker's is noexec unless it is told otherwise; the engine compiles into it."""
+    assert service("worker-gpu")["tmpfs"] == ["/tmp:exec"]
+
+
+def test_postgres_logs_no_row() -> None:
+    assert "log_error_verbosity=terse" in service("postgres")["command"]
+
+
 def test_prometheus_asks_every_process_on_its_port() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     asked = {

@@ -24,6 +24,8 @@ VERSIONS = ("1.29", kubernetes_validate.latest_version())
 """The oldest that has what is used, and the newest known."""
 KEDA = ("ScaledObject", "TriggerAuthentication")
 IMAGES = {"carpool": "api", "carpool-worker": "worker"}
+OUTWARD = {53, 5432, 6379, 443, 4318}
+"""The ports of names, Postgres, Redis, HTTPS, and of traces by OTLP over HTTP."""
 PAUSE_SECONDS = 5
 """Between the end of a pod's being listed and the signal: the API's preStop."""
 SECRET = {
@@ -254,10 +256,15 @@ def test_selectors_meet_the_pods(everything: list[Json]) -> None:
     assert set(budgets) == set(deployments)
     for name, one in budgets.items():
         assert met(one["spec"]["selector"]["matchLabels"]) == {name}
+        # No node waits to be emptied for one pod, or for those that load, or lack their database.
+        assert one["spec"]["maxUnavailable"] == 1
+        assert one["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
     assert met(of("Service", everything)["carpool-api"]["spec"]["selector"]) == {"carpool-api"}
     policies = of("NetworkPolicy", everything)
     assert met(policies["carpool"]["spec"]["podSelector"]["matchLabels"]) == set(labels)
     assert met(policies["carpool-api"]["spec"]["podSelector"]["matchLabels"]) == {"carpool-api"}
+    [outward] = policies["carpool"]["spec"]["egress"]
+    assert {one["port"] for one in outward["ports"]} == OUTWARD
     [inward] = policies["carpool"]["spec"]["ingress"]
     assert str(inward["ports"][0]["port"]) == image("api").environment["CARPOOL_METRICS_PORT"]
 

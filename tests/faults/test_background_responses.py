@@ -77,6 +77,7 @@ REASON = "select reason from provider_batches order by id desc limit 1"
 NINE_HOURS_LATER = "update provider_responses set created_at = created_at - interval '9 hours'"
 HURRY = "update batches set expires_at = now() + interval '300 s' where id = $1::uuid"
 LATE = "update provider_batches set deadline = now() + interval '300 s' where state < 3"
+TRIED = "update queue set attempts = 4 where owner_kind = 2"
 LIVE = "select count(distinct backend) from runs where ended_at is null"
 SEEN_WINDOW = """
 select count(*) from provider_batches
@@ -381,6 +382,7 @@ async def test_rows_without_an_equal_are_left_to_live_calls_that_are_in_time(
 async def test_what_gets_late_is_taken_back_for_live_calls(
     stack: Stack, double: Double, worker: Worker, config: Path
 ) -> None:
+    """Also what has one attempt left, which is that of the live call."""
     own = Worker(stack, config, "own")
     try:
         await double.auto(0)
@@ -390,6 +392,7 @@ async def test_what_gets_late_is_taken_back_for_live_calls(
             await eventually(lambda: _is(stack, NOTED, 10))
             await stack.fetch(HURRY, name_of(batch))
             await stack.fetch(LATE)
+            await stack.fetch(TRIED)
             worker.replace()  # the next reads the new deadline
             await ended(batches, batch, 10)
         found = await stack.fetch(ANSWERS, name_of(batch))
@@ -494,7 +497,8 @@ async def test_each_end_of_a_response_is_told_to_its_row(stack: Stack, double: D
     assert tried["error"].startswith("server_error")
 
 
-async def test_a_refusal_is_the_answer_of_its_row(stack: Stack, double: Double) -> None:
+async def test_a_refusal_of_a_response_is_none_of_the_chat(stack: Stack, double: Double) -> None:
+    """Its client wrote no `input`: the row goes as it was written, and costs no attempt."""
     await double.fault(
         RESPONSES,
         method="POST",
@@ -504,10 +508,11 @@ async def test_a_refusal_is_the_answer_of_its_row(stack: Stack, double: Double) 
     )
     async with batches_of(stack) as batches:
         batch = await create(batches, lines(5))
-        items = await ended(batches, batch, 5, failed=1)
-    [refused] = [item for item in items if item["response"]["status_code"] != 200]
-    assert refused["custom_id"] == "r3"
-    assert refused["response"]["body"]["error"]["message"] == "No."
+        await ended(batches, batch, 5)
+    found = await stack.fetch(ANSWERS, name_of(batch))
+    ways = {(b"Who is r3?" in row["asked"], row["completion_window"]) for row in found}
+    assert ways == {(True, "24h"), (False, "8h")}
+    assert await stack.fetch(TRIES, name_of(batch)) == []
 
 
 async def test_a_model_that_has_not_the_window_goes_by_another_way(

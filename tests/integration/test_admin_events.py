@@ -18,6 +18,11 @@ from tests.stack import CHAT, Json, Stack, eventually, stack_in_temporary_direct
 
 WAIT_SECONDS = 60.0
 SLOW = 10
+UNREADABLE = """
+insert into runs (id, backend, slot, process_id, worker, capacity, figures)
+select $1, 'simulated', 99, process_id, worker, capacity, 'no json' from runs
+where ended_at is null limit 1
+"""
 HUGE = """
 insert into queue (id, key_id, model, team_id, class, prefix_key, endpoint, streamed)
 select id, id, place || repeat('x', 5000), 1, 0, 0, 0, false
@@ -142,7 +147,8 @@ async def test_a_thousand_watch_and_the_slow_are_cut(
     await watched.fetch("delete from queue")
     assert await (await open_eye(watched, stack_of_eyes)).status() == 200
     for eye in slow:
-        await eye.ended()
+        with pytest.raises(ConnectionResetError):
+            await eye.ended()
 
 
 async def _see_huge(eye: Eye) -> None:
@@ -165,6 +171,22 @@ async def test_a_watcher_whose_key_is_revoked_sees_no_more(
     async with watched.http() as http:
         assert (await http.post("/chat/completions", json=CHAT)).is_success
     await other.next()
+
+
+async def test_what_cannot_be_read_ends_neither_the_watch_nor_the_process(
+    watched: Stack, stack_of_eyes: AsyncExitStack
+) -> None:
+    """Though nothing has changed meanwhile, the overview is told again once it can be read."""
+    eye = await open_eye(watched, stack_of_eyes)
+    assert await eye.status() == 200
+    pid = watched.pid("api")
+    run = new_id()
+    await eye.next()
+    await watched.fetch(UNREADABLE, run)
+    assert "cannot be read" in (await eye.next("away"))["text"]
+    await watched.fetch("delete from runs where id = $1", run)
+    assert (await eye.next())["object"] == "overview"
+    assert watched.pid("api") == pid
 
 
 async def test_watchers_do_not_hold_up_the_end_of_the_process(

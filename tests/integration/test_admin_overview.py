@@ -1,6 +1,7 @@
 """The overview tells a known queue exactly, and of a deep one never counts more than it may."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ from carpool.routing import Leg, Route
 from carpool.states import Outcome, ServiceClass
 from db.batch_sweep import FOLD
 from db.depths import DepthCounter, count_depths
-from db.overview import MOST_QUEUES, OverviewReader
+from db.overview import MOST_QUEUES, OverviewReader, rest_of
 from db.routes import read_routing, set_route
-from db.runs import beat_run, set_accepting
+from db.runs import beat_run, end_run, set_accepting
 from db.submit import submit
 from db.sweep import sweep
 from tests.stack import CHAT, Json, Stack, eventually
@@ -123,6 +124,10 @@ async def test_what_ended_gives_the_rates_the_sums_of_today_and_when_the_rest_is
     pace = seen.rates.requests_per_second
     assert seen.drain_seconds == pytest.approx(20 / pace, rel=0.01)
     assert queue_of(seen, model="tiny").drain_seconds == seen.drain_seconds
+    await bench.fill(1, model="stuck")
+    seen = await read(bench)
+    assert queue_of(seen, model="stuck").drain_seconds is None
+    assert seen.drain_seconds is None  # the rest being done is not all being done
 
 
 async def test_a_backend_tells_its_state_and_what_its_engines_do(bench: "Bench") -> None:
@@ -165,6 +170,7 @@ async def test_a_problem_is_told_for_what_nobody_answers_and_who_died(bench: "Be
     codes = [(p.code, p.model, p.backend) for p in seen.problems]
     assert codes == [("no_live_backend", "tiny", None), ("worker_dead", None, "engine")]
     assert "2 requests wait" in seen.problems[0].text
+    assert "('engine')" in seen.problems[0].text
     [workers] = [p for p in seen.processes if p.kind == "worker"]
     assert (workers.live, workers.dead) == (0, 1)
     await bench.sql("delete from legs")
@@ -172,6 +178,39 @@ async def test_a_problem_is_told_for_what_nobody_answers_and_who_died(bench: "Be
     assert (await read(bench)).problems[0].code == "no_route"
     redis = await read(bench, redis_away=True)
     assert redis.problems[-1].code == "redis_away"
+
+
+async def test_who_waits_since_just_now_has_a_reason_though_the_last_look_took_long(
+    bench: "Bench", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only worker is paused behind a look that was slow: the next readings tell of it."""
+    await bench.fill(1)
+    run = await bench.run()
+    await bench.sql("update processes set backend = 'engine', kind = 'worker'")
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    counter = DepthCounter(clock=lambda: 0.0, rest_share=0.0)
+    reader = OverviewReader(bench.database, {}, counter=counter)
+    assert (await read(bench, reader)).problems == []
+    reader._look_seconds = 0.1
+    await bench.sql("update processes set paused_at = now()")
+    await end_run(run.lane, run.id)
+    now[0] += 0.5
+    assert (await read(bench, reader)).problems == []
+    now[0] += 2.0
+    [problem] = (await read(bench, reader)).problems
+    assert problem.code == "no_live_backend"
+    assert "their workers are paused" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("took", "news", "seconds"),
+    [(0.001, False, 1), (0.01, False, 2), (0.01, True, 1), (0.1, True, 2), (9.0, True, 5)],
+)
+def test_reasons_rest_after_a_look_and_less_where_there_is_news(
+    took: float, news: bool, seconds: float
+) -> None:
+    assert rest_of(took, news=news) == pytest.approx(seconds)
 
 
 async def test_a_worker_that_left_in_order_is_no_problem(bench: "Bench") -> None:

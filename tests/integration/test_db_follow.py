@@ -194,11 +194,49 @@ async def test_a_follower_is_cancelled_by_itself(bench: "Bench") -> None:
     ]
 
 
+async def test_none_follows_one_that_has_more_time(bench: "Bench") -> None:
+    """Which may wait for a cheap window; those that come at once with one span share it still."""
+    soon = datetime.now(UTC) + timedelta(minutes=10)
+    [patient] = await come(bench)
+    [hurried] = await come(bench, deadline=soon)
+    [another] = await come(bench)
+    assert await states(bench) == [
+        (patient, QueueState.WAITING, None),
+        (hurried, QueueState.WAITING, None),
+        (another, QueueState.FOLLOWING, patient),
+    ]
+    spans: dict[str, Any] = {"fingerprint": UUID(int=79)}
+    [leader] = await come(bench, deadline=soon, **spans)
+    [later] = await come(bench, deadline=soon + timedelta(minutes=1), **spans)
+    [at_once] = await come(bench, deadline=soon - timedelta(milliseconds=20), **spans)
+    assert (await states(bench))[3:] == [
+        (leader, QueueState.WAITING, None),
+        (later, QueueState.FOLLOWING, leader),
+        (at_once, QueueState.FOLLOWING, leader),
+    ]
+
+
+async def test_of_those_that_come_at_once_the_most_hurried_leads(bench: "Bench") -> None:
+    from tests.integration.db_fixtures import submission
+
+    soon = datetime.now(UTC) + timedelta(minutes=10)
+    patient, hurried = (
+        submission(fingerprint=TWIN, shareable=True, deadline=deadline) for deadline in (None, soon)
+    )
+    await submit(bench.lane(), [patient, hurried], False)
+    assert await states(bench) == [
+        (patient.id, QueueState.FOLLOWING, hurried.id),
+        (hurried.id, QueueState.WAITING, None),
+    ]
+
+
 async def test_no_follower_waits_beyond_its_deadline(bench: "Bench") -> None:
     """It expires by itself, and its leader goes on."""
-    [first] = await come(bench)
-    [second] = await come(bench, deadline=datetime.now(UTC))
-    [third] = await come(bench, deadline=datetime.now(UTC) + timedelta(hours=1))
+    now = datetime.now(UTC)
+    [first] = await come(bench, deadline=now + timedelta(milliseconds=900))
+    [second] = await come(bench, deadline=now)
+    [third] = await come(bench, deadline=now + timedelta(hours=1))
+    await bench.sql("update queue set deadline = null where id = $1", first)
     found = await sweep(bench.lane(), lease_seconds=15, grace_seconds=1)
     assert [ended.id for ended in found.ended] == [second]
     run = await bench.run()

@@ -213,7 +213,7 @@ def arguments(ids: Sequence[UUID]) -> Statements:
         ),
         "release": (finish.RELEASE, (RUN, many, epochs)),
         "release_strays": (runs.RELEASE_STRAYS, (RUN, many)),
-        "heartbeat": (runs.HEARTBEAT, (RUN, many, epochs)),
+        "heartbeat": (runs.HEARTBEAT, (RUN, many, epochs, None)),
         "end": (END, (many, None, 2, 409, b"", False)),
         "end of a team": (END, (one, 1, 2, 409, b"", False)),
         "lose": (sweep.LOSE, (RUN, 2000, 2.0)),

@@ -63,6 +63,16 @@ async def test_of_two_responses_for_one_row_the_first_is_its_own(bench: "Bench")
     assert len(await responses.open_responses(lane, batch.id)) == 3
 
 
+async def test_a_response_that_comes_after_the_end_is_one_too_many(bench: "Bench") -> None:
+    """Of a keeper that slept for long: nobody would look at it, or let go of it, any more."""
+    batch, lane = await gathered(bench, 1), bench.lane()
+    members = await steps.members(lane, batch.id)
+    await steps.release(lane, ME, batch.id, members)
+    await steps.ended(lane, ME, batch, None)
+    assert await responses.note(lane, notes(batch, members), False) == [False]
+    assert not await responses.any_left(lane, batch.id)
+
+
 async def test_a_response_whose_row_is_gone_is_to_be_let_go_of(bench: "Bench") -> None:
     """Cancelled, or returned: it is no more of this provider batch."""
     batch, lane = await gathered(bench, 3), bench.lane()

@@ -1,5 +1,6 @@
 """A request's timeline tells all that was written about it, in the order in which it happened."""
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -149,8 +150,11 @@ async def test_answers_that_were_computed_for_others(bench: "Bench") -> None:
     found = await events(bench, follower)
     assert [event.event for event in found] == ["received", "completed"]
     assert found[1].text == "It got the answer of an identical request that came first."
-    kept = submission()
+    deadline = datetime.now(UTC) + timedelta(hours=1)
+    kept = submission(deadline=deadline, traceparent="00-1-2-01")
     assert await give_answer(bench.database, leader, kept)
+    [stored] = await bench.sql("select deadline, traceparent from requests where id = $1", kept.id)
+    assert tuple(stored) == (deadline, "00-1-2-01")
     found = await events(bench, kept.id)
     assert [event.event for event in found] == ["received", "completed"]
     assert found[1].text == "It got an answer that its team has kept."

@@ -37,11 +37,15 @@ def stack() -> Iterator[Stack]:
 
 
 async def door(stack: Stack, metric: str) -> str:
-    """The URL of the process that shows a metric."""
-    for url in doors(stack):
-        if (await scrape(url)).types.get(metric):
-            return url
-    raise AssertionError(metric)
+    """The URL of the process that shows a metric, once it does."""
+
+    async def look() -> str | None:
+        for url in doors(stack):
+            if (await scrape(url)).types.get(metric):
+                return url
+        return None
+
+    return await eventually(look)
 
 
 async def settled(stack: Stack, *, done: float) -> Scrape:

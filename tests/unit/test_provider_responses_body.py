@@ -360,6 +360,13 @@ def test_a_refusal_stays_one() -> None:
     assert (said.content, said.refusal) == (None, "No.")
 
 
+def test_what_was_cut_off_while_it_reasoned_says_nothing_in_a_text() -> None:
+    """As a chat completion does: clients take its content for a string."""
+    cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    [choice] = completed(output=[], **cut).choices
+    assert (choice.message.content, choice.finish_reason) == ("", "length")
+
+
 @pytest.mark.parametrize(
     ("reason", "finish"), [("max_output_tokens", "length"), ("content_filter", "content_filter")]
 )

@@ -142,6 +142,16 @@ def test_what_a_patient_backend_has_no_time_for_is_left_to_the_legs_behind_it() 
     assert {cell.service_class for cell in without} == {ServiceClass.INTERACTIVE}
 
 
+def test_a_patient_backend_takes_no_interactive_request_from_the_legs_behind_it() -> None:
+    """It gathers none, so that a leg to it that names no classes would let them wait for ever."""
+    legs = [Leg(backend="a"), Leg(backend="b")]
+    found = cells("m", legs, "b", live={"a", "b"}, patience={"a": 7200.0})
+    kinds = {cell.kind for cell in found if cell.service_class is ServiceClass.INTERACTIVE}
+    assert kinds == {Kind.WHOLE, Kind.SHARE}
+    patient = {cell.service_class for cell in found if cell.kind is Kind.WHOLE}
+    assert patient == {ServiceClass.INTERACTIVE}
+
+
 @pytest.mark.parametrize(
     ("leg", "condition"),
     [

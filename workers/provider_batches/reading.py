@@ -263,8 +263,10 @@ class Reading:
         attempts = self._members[told.id].attempts + 1
         answer = told.answer
         if isinstance(answer, PassingError):
-            if attempts < self._max_attempts:
-                code = answer.reason.partition(":")[0]
+            code = answer.reason.partition(":")[0]
+            # Taken back, it may be, for others to answer in time; its deadline ends it in any case.
+            taken_back = code == CANCELLED and self._batch.deadline is not None
+            if attempts < self._max_attempts or taken_back:
                 return Failure(
                     id=told.id,
                     epoch=told.epoch,

@@ -14,14 +14,13 @@ from db import provider_batches as steps
 from db import provider_responses as responses
 from db.database import Lane
 from db.group import GroupCommit
-from db.provider_batches import Member, ProviderBatch
+from db.provider_batches import LostError, Member, ProviderBatch
 from db.provider_responses import Note
 from workers.backends import openai_body
-from workers.backends.protocol import Answer, Call
+from workers.backends.protocol import Call
 from workers.provider_batches.batch_file import custom_id
 from workers.provider_batches.desk import Desk
 from workers.provider_batches.provider import Refused
-from workers.provider_batches.reading import Told
 from workers.provider_batches.responses_body import Request, UntranslatableError, request
 from workers.provider_batches.rows import Rows
 
@@ -29,17 +28,7 @@ CHUNK = 64
 """Rows whose bodies are held at once."""
 NOTE_PATIENCE_SECONDS = 3600.0
 """How long a note waits for Postgres: its response is paid already."""
-OURS = ("background", "store", "service_tier")
-"""What stands in the body because of the window, and not because the client asked for it."""
 log = structlog.get_logger()
-
-
-class _Refusal(msgspec.Struct):
-    param: str | None = None
-
-
-class _RefusalBody(msgspec.Struct):
-    error: _Refusal
 
 
 class Creation:
@@ -86,7 +75,11 @@ class Creation:
         while not self._stopped and (
             members := await responses.unsent(self._lane, self._batch.id, but=failed, limit=CHUNK)
         ):
-            await still_keep()
+            try:
+                await still_keep()
+            except LostError:
+                await self._withdraw()
+                raise
             granted = await self._desk.responses.admit(len(members))
             self.limited = granted == 0
             if self.limited:
@@ -114,17 +107,15 @@ class Creation:
             sent.append(member)
             sending.append(self._send(member, made))
         errors: dict[UUID, PassingError] = {}
-        refused: list[Told] = []
         outcomes = await asyncio.gather(*sending, return_exceptions=True)
         for member, outcome in zip(sent, outcomes, strict=True):
             match outcome:
                 case None:
                     pass
-                case Refused() if _ours(outcome):
-                    verbatim.append(member)
                 case Refused():
-                    answered = Answer(status=outcome.status, body=outcome.body)
-                    refused.append(Told(member.id, member.epoch, answered))
+                    # Of a body that no client wrote: as the client wrote it, it may be taken, or
+                    # be refused in words that name its fields.
+                    verbatim.append(member)
                 case PassingError():
                     errors[member.id] = outcome
                 case _:
@@ -132,7 +123,6 @@ class Creation:
         if verbatim:
             log.info("rows_verbatim", provider_batch=str(self._batch.id), rows=len(verbatim))
             await self._rows.release(verbatim, verbatim=True)
-        await self._rows.tell(refused)
         return len(sent), errors
 
     def _request(self, member: Member, body: bytes) -> Request:
@@ -175,12 +165,3 @@ class Creation:
             self.surplus.remove(response)
             log.warning("response_withdrawn", provider_batch=str(self._batch.id))
         return errors
-
-
-def _ours(refusal: Refused) -> bool:
-    """Whether the provider refuses the window itself, for this model say."""
-    try:
-        param = msgspec.json.decode(refusal.body, type=_RefusalBody).error.param
-    except msgspec.DecodeError:
-        return False
-    return param is not None and param.startswith(OURS)

@@ -160,6 +160,8 @@ class ResponseKeeper(Keeping):
             chunk = found[begin : begin + CHUNK]
             done = await self._gathered([self._let_go(one) for one in chunk])
             await responses.forget(self._lane, self.batch.id, [one.request for one in done])
+            if not done:  # the provider fails, and not one of these
+                return
 
     async def _let_go(self, one: Unclaimed) -> Unclaimed:
         over = one.response in self._over

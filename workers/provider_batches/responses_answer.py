@@ -154,6 +154,8 @@ def completion(response: Response) -> bytes:
         "refusal": _joined([part.refusal for part in parts if part.type == "refusal"]),
         "annotations": [],
     }
+    if not parts and not calls:  # cut off while it reasoned, say
+        message["content"] = ""
     if calls:
         message["tool_calls"] = [
             {
