@@ -3,6 +3,7 @@
 The rules are those of COMPAT section 3, 'Duplicate work'.
 """
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
@@ -20,8 +21,8 @@ from carpool import tracing
 from carpool.errors import Unavailable
 from carpool.ids import new_id
 from carpool.notices import Waiting
-from carpool.routing import SHARES
-from carpool.states import ENDPOINTS
+from carpool.routing import SHARES, Route
+from carpool.states import ENDPOINTS, ServiceClass
 from carpool.windows import DEADLINE_HEADER, parse_deadline
 from db.cache import find_answer, give_answer
 from db.delivery import attach, leave, take_over
@@ -45,6 +46,7 @@ async def admit(
     """
     deadline = _deadline(request)
     route = await services.catalog.route(intake.model)
+    service_class = _class(intake, route, services.patient)
     key = key_of(request, intake.endpoint)
     if key is None and _retries(request) > 0:
         ticket = await _taken_over(services, identity, intake, sink)
@@ -55,6 +57,7 @@ async def admit(
         services,
         identity,
         intake,
+        service_class,
         waits=sink is not None,
         shared=route.shared,
         shareable=sharing.shareable,
@@ -95,7 +98,7 @@ async def admit(
             # It may be stored all the same: then the client's retry shall find it.
             services.disconnected(Ticket(submission.id, submission.id), alone=True)
         raise
-    bell = Waiting(intake.model, intake.service_class, identity.team_id, share=submission.share)
+    bell = Waiting(intake.model, service_class, identity.team_id, share=submission.share)
     for backend in {leg.backend for leg in route.legs}:
         services.doorbell.ring(backend, bell)
     return Ticket(request=submission.id, connection=submission.id, key=key, cache=cache)
@@ -165,6 +168,7 @@ def _submission(
     services: Services,
     identity: Identity,
     intake: Intake,
+    service_class: ServiceClass,
     *,
     waits: bool,
     shared: bool,
@@ -176,7 +180,7 @@ def _submission(
         team_id=identity.team_id,
         key_id=identity.key_id,
         person=_shortened(identity.owner or intake.person),
-        service_class=intake.service_class,
+        service_class=service_class,
         endpoint=ENDPOINTS.index(intake.endpoint),
         model=intake.model,
         streamed=intake.stream,
@@ -190,6 +194,15 @@ def _submission(
         shareable=shareable,
         traceparent=tracing.current().traceparent,
     )
+
+
+def _class(intake: Intake, route: Route, patient: Collection[str]) -> ServiceClass:
+    """Flex, unless it is a stream that a backend which gathers would keep and never answer."""
+    if intake.service_class is ServiceClass.FLEX and intake.stream:
+        for leg in route.legs:
+            if leg.backend in patient and leg.serves(ServiceClass.FLEX):
+                return ServiceClass.INTERACTIVE
+    return intake.service_class
 
 
 def _deadline(request: Request) -> datetime | None:

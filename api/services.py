@@ -21,7 +21,7 @@ from carpool.dispatch import make_broker
 from carpool.doorbell import Doorbell
 from carpool.errors import ConfigurationError
 from carpool.ids import new_id
-from carpool.settings import Settings
+from carpool.settings import Settings, patient_of
 from carpool.store import open_store
 from db.database import Database, DatabaseAway, Lane
 from db.delivery import attach_all, store_deliveries, store_disconnects
@@ -82,6 +82,7 @@ class Services:
         self.doorbell = Doorbell(redis_url, timeout_seconds=settings.redis_timeout_seconds)
         self.keys = KeyRing(self.database)
         self.catalog = Catalog(self.database)
+        self.patient = frozenset(patient_of(settings.backends))
         self.waiting = Waiting(self.incarnation, self.database, self.doorbell, self._changed)
         self.store = open_store(settings)
         self.queue_metrics = QueueMetrics(self.database)

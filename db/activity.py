@@ -54,7 +54,7 @@ order by at desc, model limit 1
 ACTIVITY: Final = """
 select
     extract(epoch from {step})::float8 as at, {name} as name,
-    sum(a.completed + a.failed + a.cancelled + a.expired)::float8 as requests,
+    sum(a.completed + a.failed)::float8 as requests,
     sum(a.failed + a.expired)::float8 as failed, sum(a.prompt_tokens)::float8 as prompt,
     sum(a.completion_tokens)::float8 as completion
 from activity a left join teams t on t.id = a.team_id

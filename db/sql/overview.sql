@@ -23,7 +23,7 @@ select json_build_object(
     'recent', (
         select coalesce(json_agg(a), '[]') from (
             select
-                model, sum(completed + failed + cancelled + expired) as requests,
+                model, sum(completed + failed) as requests,
                 sum(completed) as completed, sum(failed + expired) as failed,
                 sum(prompt_tokens) as prompt, sum(completion_tokens) as completion
             from activity

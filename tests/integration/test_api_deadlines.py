@@ -254,6 +254,15 @@ async def test_failures_are_outlasted_within_the_deadline(
     assert found["attempts"] == FAILURES + 1
 
 
+async def test_a_stream_of_the_flex_class_is_answered_live(http: httpx.AsyncClient) -> None:
+    """No provider batch could answer it: it does not wait for one, deadline or not."""
+    body = CHAT | {"model": "cheap", "service_tier": "flex", "stream": True}
+    answer = await http.post("/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-carpool-backend"] == "own"
+    assert answer.text.endswith("data: [DONE]\n\n")
+
+
 async def test_a_batchs_window_is_the_deadline_of_its_lines(
     http: httpx.AsyncClient, double: Double
 ) -> None:

@@ -56,7 +56,8 @@ class Playground {
     modelNames().then(
       (names) => {
         known.append(...names.map((name) => h("option", { value: name })));
-        if (!talk.model && names.length) this.setModel(names[0]);
+        const typing = document.activeElement === this.model;
+        if (!talk.model && !typing && names.length) this.setModel(names[0]);
       },
       () => {},
     );
