@@ -33,13 +33,12 @@ print(answer.choices[0].message.content)"""
 def welcome(
     console: Console, settings: Settings, connection: Connection, model: str, seconds: float
 ) -> None:
-    """Print the addresses, the keys and two examples to paste."""
+    """Print the addresses, the team's key and two examples to paste; the admin's is in the file."""
     console.print(f"\n[bold green]Carpool is ready[/] after {seconds:.1f} s.\n")
     for name, value in (
         ("Base URL", connection.base_url),
         ("API key", connection.api_key),
         ("Dashboard", connection.base_url.removesuffix("/v1") + "/dashboard"),
-        ("Admin key", connection.admin_key),
         ("In a file", str(settings.directory / FILE_NAME)),
     ):
         _plain(console, f"  {name:<10} {value}")

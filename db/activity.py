@@ -19,7 +19,7 @@ CARRIED_SECONDS: Final = 120.0
 _STEP: Final = "to_timestamp(floor(extract(epoch from {alias}.at) / $2) * $2)"
 _TEAM: Final = "case {alias}.team_id when 0 then 'others' else coalesce(t.name, '') end"
 # The mean of the samples in a step. A sample of an empty queue is one row without a model.
-DEPTHS: Final = """
+_DEPTHS: Final = """
 with sampled as (
     select
         {step} as at, {name} as name, d.model = '' as empty, d.at as sample,
@@ -51,7 +51,7 @@ from (
 ) last
 order by at desc, model limit 1
 """
-ACTIVITY: Final = """
+_ACTIVITY: Final = """
 select
     extract(epoch from {step})::float8 as at, {name} as name,
     sum(a.completed + a.failed)::float8 as requests,
@@ -97,15 +97,22 @@ class ActivityBy(StrEnum):
     BACKEND = "backend"
 
 
-DEPTH_NAMES: Final = {
+_DEPTH_NAMES: Final = {
     DepthBy.MODEL: "d.model",
     DepthBy.CLASS: "case d.class when 0 then 'interactive' when 1 then 'flex' else 'batch' end",
     DepthBy.TEAM: _TEAM.format(alias="d"),
 }
-ACTIVITY_NAMES: Final = {
+_ACTIVITY_NAMES: Final = {
     ActivityBy.MODEL: "a.model",
     ActivityBy.TEAM: _TEAM.format(alias="a"),
     ActivityBy.BACKEND: "a.backend",
+}
+DEPTHS: Final = {
+    by: _DEPTHS.format(step=_STEP.format(alias="d"), name=name) for by, name in _DEPTH_NAMES.items()
+}
+ACTIVITY: Final = {
+    by: _ACTIVITY.format(step=_STEP.format(alias="a"), name=name)
+    for by, name in _ACTIVITY_NAMES.items()
 }
 
 
@@ -125,8 +132,7 @@ async def depth_history(
 ) -> History:
     """How deep the queue was; None in a step without a sample."""
     steps = _steps(window, now)
-    query = DEPTHS.format(step=_STEP.format(alias="d"), name=DEPTH_NAMES[by])
-    rows = await _rows(database, query, window, steps)
+    rows = await _rows(database, DEPTHS[by], window, steps)
     before = await database.fetch(BEFORE, datetime.fromtimestamp(steps[0], UTC))
     held = _held(rows, steps, empty=bool(before) and before[0]["empty"])
     oldest = [
@@ -150,9 +156,8 @@ async def activity_history(
 ) -> History:
     """What ended in each second of the steps."""
     steps = _steps(window, now)
-    query = ACTIVITY.format(step=_STEP.format(alias="a"), name=ACTIVITY_NAMES[by])
     places = {at: place for place, at in enumerate(steps)}
-    rows = await _rows(database, query, window, steps)
+    rows = await _rows(database, ACTIVITY[by], window, steps)
     return History(
         at=steps,
         series=_series(

@@ -301,7 +301,7 @@ async def test_a_running_carpool_is_seen_by_an_admin(stack: Stack) -> None:
         headers={"authorization": f"Bearer {stack.admin_key}"},
         timeout=30,
     ) as admin:
-        await stack.route("parked-here", "nowhere")
+        await stack.route("parked-here", "nowhere-else")
         key = await stack.new_key("<b>team</b>")
         async with stack.http(key.secret) as http:
             left = await http.post(
@@ -317,7 +317,7 @@ async def test_a_running_carpool_is_seen_by_an_admin(stack: Stack) -> None:
 
             group = await eventually(waits)
             assert (group["team"], group["reason"]) == ("<b>team</b>", "no_live_backend")
-            found = (await admin.get("/backends/nowhere")).json()
+            found = (await admin.get("/backends/nowhere-else")).json()
             assert (found["state"], found["waiting"], found["demand"]) == ("absent", 1, 1)
             assert (await admin.get("/backends/simulated")).json()["state"] == "up"
             assert (await admin.get("/backends/none")).status_code == 404

@@ -28,6 +28,11 @@ async def admin(busy_stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
         headers={"authorization": f"Bearer {busy_stack.admin_key}"},
         timeout=30,
     ) as client:
+
+        async def serves() -> bool:
+            return any(worker["runs"] for worker in await workers(client))
+
+        await eventually(serves)
         yield client
 
 

@@ -40,6 +40,7 @@ NOON = datetime(2031, 5, 17, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 INSTANT = timedelta(milliseconds=1)
 NOT_OF_THE_QUEUE = ("upstream", "body", "stopped", "traceparent")
+_TEMPLATE = re.compile(r"\{[a-z_]+\}")
 _STATEMENT = re.compile(r"\s*(--.*\n)*\s*(with|select|insert|update|delete)\b", re.IGNORECASE)
 
 
@@ -47,11 +48,11 @@ def statements() -> Iterator[tuple[str, str]]:
     """Each statement that a module of `db` holds by name, in the driver's form."""
     for module in pkgutil.iter_modules(db.__path__, "db."):
         for name, value in vars(importlib.import_module(module.name)).items():
-            if isinstance(value, str) and _STATEMENT.match(value):
-                sql = value
-                if re.search(r"(?<!:):[a-z]", value):
-                    sql = re.sub(r"(?<!:):[a-z_]+", "null", value)
-                yield f"{module.name}.{name}", sql
+            held = value.items() if isinstance(value, dict) else [("", value)]
+            for which, sql in held:
+                # What is to be filled in is no statement yet.
+                if isinstance(sql, str) and _STATEMENT.match(sql) and not _TEMPLATE.search(sql):
+                    yield f"{module.name}.{name}{which}", re.sub(r"(?<!:):[a-z]\w*", "null", sql)
 
 
 @pytest.fixture
