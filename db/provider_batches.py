@@ -74,7 +74,7 @@ update queue q
 set state = case when q.lost >= 2 then 3 else 0 end, owner_kind = 0, owner = null,
     verbatim = q.verbatim or $5
 from unnest($3::uuid[], $4::integer[]) as r(id, epoch)
-where q.id = r.id and q.epoch = r.epoch and q.owner = $1
+where q.id = r.id and q.epoch = r.epoch and (q.owner = $1) is true
     and (
         select true from provider_batches
         where id = $1 and keeper = $2 and kept_until > now() for share
@@ -82,9 +82,16 @@ where q.id = r.id and q.epoch = r.epoch and q.owner = $1
 returning q.id
 """
 FIND = f"select {COLUMNS} from provider_batches where id = $1"  # noqa: S608 - our own text
-MEMBERS = """
-select id, epoch, attempts, team_id, prefix_key from queue where owner = $1 order by prefix_key, id
+# A ghost is its batch's no more.
+MEMBER_COLUMNS = """
+q.id, q.epoch, q.attempts, q.team_id, q.prefix_key,
+coalesce(
+    q.deadline, (select b.expires_at from batches b where b.id = q.batch_id and not q.ghost)
+) as deadline
 """
+MEMBERS = f"""
+select {MEMBER_COLUMNS} from queue q where q.owner = $1 order by q.prefix_key, q.id
+"""  # noqa: S608 - our own text
 ANY_MEMBER = "select 1 from queue where owner = $1 limit 1"
 COUNT_MEMBERS = "select count(*) from queue where owner = $1"
 BODIES = bounded(
@@ -171,6 +178,8 @@ class Member(msgspec.Struct, frozen=True):
     attempts: int
     team_id: int
     prefix_key: int
+    deadline: datetime | None = None
+    """Its own, or its batch's."""
 
 
 async def renew(lane: Lane, backend: str, keeper: UUID, lease_seconds: float) -> set[UUID]:

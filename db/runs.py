@@ -24,7 +24,7 @@ returning slot
 RELEASE_STRAYS = """
 update queue
 set state = case when lost >= 2 then 3 else 0 end, owner_kind = 0, owner = null
-where id = any($2::uuid[]) and owner = $1
+where id = any($2::uuid[]) and (owner = $1) is true
 """
 ACCEPT = "update runs set accepting = $2 where id = $1 and ended_at is null"
 PATIENCE = """

@@ -16,7 +16,8 @@ with answer as (
 ), done as (
     delete from queue q
     using answer a
-    where q.id = a.id and q.epoch = a.epoch and q.owner = $1
+    where q.id = a.id and q.epoch = a.epoch
+        and (q.owner = $1) is true -- no way to reach the rows by: a run may own thousands
     returning
         q.id, q.channel, q.claimed_at, q.team_id, q.key_id, q.model, q.streamed, q.batch_id,
         q.followed, q.ghost, a.epoch, a.outcome, a.status_code, a.body, a.attempts,

@@ -13,7 +13,8 @@ select
         select h.id
         from unnest($2::uuid[], $3::integer[]) as h(id, epoch)
         where not exists (
-            select from queue q where q.id = h.id and q.epoch = h.epoch and q.owner = $1
+            select from queue q where q.id = h.id and q.epoch = h.epoch
+                and (q.owner = $1) is true -- no way to reach the rows by
         )
     ) as gone,
     array(

@@ -11,7 +11,8 @@ with failed as (
         attempts = q.attempts + f.counts::integer,
         not_before = now() + make_interval(secs => f.delay_seconds)
     from failed f
-    where q.id = f.id and q.epoch = f.epoch and q.owner = $1
+    where q.id = f.id and q.epoch = f.epoch
+        and (q.owner = $1) is true -- no way to reach the rows by
     returning q.id, q.team_id, q.key_id, q.epoch, q.claimed_at, f.error, f.counts
 ), noted as (
     insert into attempts (
