@@ -73,8 +73,8 @@ CAPACITY: Final = Family(
 PAUSED: Final = Family(
     "carpool_backend_pause_seconds",
     "gauge",
-    "How long the provider has asked to be left alone, from now.",
-    ("backend",),
+    "How long the provider has asked not to be sent a model's requests, from now.",
+    ("backend", "upstream"),
 )
 PROCESSES: Final = Family(
     "carpool_processes", "gauge", "Processes that live; 0 where none does.", ("kind", "state")
@@ -153,7 +153,7 @@ def of_standing(standing: Standing, past: Sequence[Ended]) -> Iterator[Metric]:
         for runs in standing.runs:
             sums[runs.backend] += getattr(runs, field)
         yield _family(family, (((backend,), number) for backend, number in sums.items()))
-    yield _family(PAUSED, (((backend,), seconds) for backend, seconds in standing.pauses))
+    yield _family(PAUSED, (((name, model), left) for name, model, left in standing.pauses))
     processes = {(kind, state): 0 for kind in PROCESS_KINDS for state in PROCESS_STATES}
     for kind, paused, number in standing.processes:
         processes[kind, PROCESS_STATES[paused]] = number

@@ -49,8 +49,10 @@ class Server:
     """Where it is up and only the time is missing."""
     in_flight: int = 0
     capacity: int = 0
+    upstream: str | None = None
+    """As which of its models it may claim the request now; of several, that which is free first."""
     limited_seconds: float = 0.0
-    """For how long its provider's rate limit lets no call through."""
+    """For how long its provider's rate limit lets no call of that model through."""
     gathers: bool = False
     paused: bool = False
     """Whether its workers were told to claim nothing."""
@@ -203,7 +205,8 @@ def _served(case: Case) -> Waits:
         return _moving(case, Reason.GATHERING, text)
     if all(server.limited_seconds > 0 for server in quick):
         seconds = min(server.limited_seconds for server in quick)
-        text = f"The rate limit of {_names(quick)} is used up for {span(seconds)}."
+        limits = ", ".join(f"'{server.upstream}' at '{server.name}'" for server in quick)
+        text = f"The rate limit of {limits} is used up for {span(seconds)}."
         return _moving(case, Reason.RATE_LIMITED, text, after_seconds=seconds)
     full = all(server.full for server in quick)
     places = sum(server.capacity for server in quick)

@@ -38,8 +38,8 @@ from batches b left join batch_counts c on c.batch_id = b.id
 where b.status < 4 and not b.dry_run
 """
 PAUSES = """
-select backend, greatest(extract(epoch from paused_until - now()), 0)::float8 as seconds
-from rate_limits where paused_until is not null
+select backend, upstream, greatest(extract(epoch from paused_until - now()), 0)::float8 as seconds
+from model_limits where paused_until is not null
 """
 PARTITIONS = "select relname from pg_class where relkind = 'r' and relname ~ '_[0-9]{8}$'"
 ENDED = """
@@ -97,8 +97,8 @@ class Standing:
     late_batches: int
     batch_lines: int
     batch_expiry: float | None
-    pauses: Sequence[tuple[str, float]]
-    """Backends whose provider has asked for a pause, and how many seconds of it are left."""
+    pauses: Sequence[tuple[str, str, float]]
+    """Backends and upstream models that a provider has paused, and for how many seconds more."""
     partition_days: float | None
     """How far ahead there are partitions, of the table where that is least; None without any."""
     ended: Sequence[Ended]

@@ -14,26 +14,22 @@ from db.database import Database
 from db.prices import list_prices
 from db.routes import Routing, read_routing
 
+BACKENDS = """
+select backend, sum(in_flight)::integer as in_flight, sum(capacity)::integer as capacity
+from runs where ended_at is null and accepting group by backend
+"""
 # Levels as in db/sql/reserve.sql. Of tokens a second's refill is taken for none: how many a call
 # takes is not known here.
-BACKENDS = """
+LIMITS = """
 select
-    coalesce(up.backend, l.backend) as backend, up.in_flight, up.capacity,
-    up.patience is not null as gathers,
+    backend, upstream,
     coalesce(greatest(
-        extract(epoch from l.paused_until - now()),
-        (1 - l.requests_left) * 60 / l.requests_limit - extract(epoch from now() - l.observed_at),
-        (l.tokens_limit / 60 - l.tokens_left) * 60 / l.tokens_limit
-            - extract(epoch from now() - l.observed_at)
-    ), 0)::float8 as limited_seconds
-from (
-    select
-        backend, sum(in_flight)::integer as in_flight, sum(capacity)::integer as capacity,
-        max(patience_seconds) as patience
-    from runs where ended_at is null and accepting
-    group by backend
-) up
-full join rate_limits l on l.backend = up.backend
+        extract(epoch from paused_until - now()),
+        (1 - requests_left) * 60 / requests_limit - extract(epoch from now() - observed_at),
+        (tokens_limit / 60 - tokens_left) * 60 / tokens_limit
+            - extract(epoch from now() - observed_at)
+    ), 0)::float8 as seconds
+from model_limits
 """
 PAUSED = """
 select distinct backend from processes
@@ -77,7 +73,10 @@ class Situation:
     routing: Routing
     prices: PriceList
     backends: Mapping[str, Any]
-    """Those that are up or have a rate limit: rows of `BACKENDS`."""
+    """Those that are up: rows of `BACKENDS`."""
+    limits: Mapping[tuple[str, str], float]
+    """For how many seconds no call of a backend's upstream model may start; none where 0 or less.
+    """
     paused: Collection[str]
     teams: Mapping[int, str]
     pace: Mapping[str, float]
@@ -104,7 +103,14 @@ class Situation:
         return bool(names)
 
     def _server(self, backend: str, waiter: Waiter) -> Server:
-        opens = self._opens_in(backend, waiter)
+        opens_in = self._opens_in(backend, waiter)
+        opens = min(opens_in.values(), default=None)
+        limits = {
+            upstream: self.limits.get((backend, upstream), 0.0)
+            for upstream, seconds in opens_in.items()
+            if seconds <= 0
+        }
+        upstream = min(limits, key=lambda name: limits[name], default=None)
         known = self.backends.get(backend)
         return Server(
             name=backend,
@@ -113,21 +119,25 @@ class Situation:
             opens_in_seconds=opens if opens is not None and opens > 0 else None,
             in_flight=(known and known["in_flight"]) or 0,
             capacity=(known and known["capacity"]) or 0,
-            limited_seconds=known["limited_seconds"] if known else 0.0,
+            upstream=upstream,
+            limited_seconds=0.0 if upstream is None else limits[upstream],
             gathers=backend in self.routing.patience,
             paused=backend in self.paused,
         )
 
-    def _opens_in(self, backend: str, waiter: Waiter) -> float | None:
-        """After how many seconds a backend that is up may claim a request; None for never."""
-        waits = [
-            _opens_in(cell, waiter)
-            for cell in self._cells_of(waiter.model).get(backend, ())
-            if cell.service_class is waiter.service_class
-            and cell.takes(waiter.team)
-            and _of_share(cell, waiter.share)
-        ]
-        return min((seconds for seconds in waits if seconds is not None), default=None)
+    def _opens_in(self, backend: str, waiter: Waiter) -> dict[str, float]:
+        """As which upstream models a backend that is up may claim a request, and in how many
+        seconds."""
+        found: dict[str, float] = {}
+        for cell in self._cells_of(waiter.model).get(backend, ()):
+            if (
+                cell.service_class is waiter.service_class
+                and cell.takes(waiter.team)
+                and _of_share(cell, waiter.share)
+                and (seconds := _opens_in(cell, waiter)) is not None
+            ):
+                found[cell.upstream] = min(seconds, found.get(cell.upstream, seconds))
+        return found
 
     def _cells_of(self, model: str) -> dict[str, list[Cell]]:
         """What each backend of a model that is up may claim; made once."""
@@ -162,6 +172,7 @@ async def read_situation(database: Database) -> Situation:
             routing=routing,
             prices=await list_prices(driver) if priced else PriceList(),
             backends={row["backend"]: row for row in await driver.fetch(BACKENDS)},
+            limits={row[:2]: row[2] for row in await driver.fetch(LIMITS)},
             paused={row["backend"] for row in await driver.fetch(PAUSED)},
             teams=dict(await driver.fetch(TEAMS)),
             pace=dict(await driver.fetch(PACE)),

@@ -7,8 +7,9 @@ by themselves: at most 8 together, then each alone. What a route opens as deadli
 deadline, or, of batches, by age.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypedDict
 from uuid import UUID
@@ -108,15 +109,21 @@ class Scheduler:
                 cursor.id = min(cursor.id, before)
             self._waiting.setdefault(group)
 
-    def plan(self, *, free: int, in_flight: int, now: datetime) -> list[Pick]:
-        """What to claim next, at most ``free`` rows, all claimed alike.
+    def plan(
+        self, *, free: int, in_flight: int, now: datetime, shut: Collection[str] = ()
+    ) -> list[Pick]:
+        """What to claim next, at most ``free`` rows, all claimed alike, of no upstream model that
+        is ``shut``.
 
         A picked group is known to wait again only when `settle`, `note` or `look` says so: rows
         that come while its claim is under way are announced, and must not be forgotten with it.
         """
-        if free <= 0 or not self._waiting:
+        waiting = list(self._waiting)
+        if shut:
+            waiting = [group for group in waiting if group.cell.upstream not in shut]
+        if free <= 0 or not waiting:
             return []
-        suspects = [group for group in self._waiting if group.lost]
+        suspects = [group for group in waiting if group.lost]
         if suspects:
             if in_flight:
                 return []
@@ -124,7 +131,7 @@ class Scheduler:
             del self._waiting[group]
             together = 1 if group.lost >= ALONE_AFTER_LOSSES else SUSPECT_GROUP
             return [Pick(group=group, take=min(free, together), **_bounds(group, now))]
-        groups = self._first()
+        groups = _first(waiting)
         share, rest = divmod(free, len(groups))
         picks = []
         for place, group in enumerate(groups):
@@ -134,23 +141,25 @@ class Scheduler:
                 picks.append(self._pick(group, take, now))
         return picks
 
-    def _first(self) -> list[Group]:
-        """The groups whose turn it is: of the first class, of one kind, one of each team.
+    def cut(self, picks: Sequence[Pick], granted: Mapping[str, int]) -> list[Pick]:
+        """The picks, cut to how many rows of each upstream model were granted, each its part.
 
-        Of a team's groups alike the first rank goes first.
+        A group of which none was goes on waiting, before all others: it still has its turn.
         """
-        first = min(group.cell.service_class for group in self._waiting)
-        groups = [group for group in self._waiting if group.cell.service_class == first]
-        kind = groups[0].cell.kind, groups[0].cell.of_shares
-        turns: dict[tuple[str, int], Group] = {}
-        for group in groups:
-            if (group.cell.kind, group.cell.of_shares) != kind:
-                continue
-            team = (group.cell.model, group.team_id)
-            if team not in turns or group.rank < turns[team].rank:
-                turns[team] = group
-        chosen = set(turns.values())
-        return [group for group in groups if group in chosen]
+        left = dict(granted)
+        sharing = Counter(pick.group.cell.upstream for pick in picks)
+        kept, spared = [], []
+        for pick in picks:
+            upstream = pick.group.cell.upstream
+            take = min(pick.take, -(-left[upstream] // sharing[upstream]))
+            left[upstream] -= take
+            sharing[upstream] -= 1
+            if take:
+                kept.append(replace(pick, take=take))
+            elif pick.group in self._cursors:  # else the routes changed meanwhile
+                spared.append(pick.group)
+        self._waiting = dict.fromkeys(spared) | self._waiting
+        return kept
 
     def _pick(self, group: Group, take: int, now: datetime) -> Pick:
         cursor = self._cursors[group]
@@ -197,6 +206,34 @@ class Scheduler:
         if group.by_prefix:
             return _Cursor(self._origin_key, NO_ID)
         return _Cursor(LOWEST_PREFIX, before)
+
+
+def takes(picks: Iterable[Pick]) -> dict[str, int]:
+    """How many rows the picks take of each upstream model."""
+    found: dict[str, int] = {}
+    for pick in picks:
+        upstream = pick.group.cell.upstream
+        found[upstream] = found.get(upstream, 0) + pick.take
+    return found
+
+
+def _first(waiting: Sequence[Group]) -> list[Group]:
+    """The groups whose turn it is: of the first class, of one kind, one of each team.
+
+    Of a team's groups alike the first rank goes first.
+    """
+    first = min(group.cell.service_class for group in waiting)
+    groups = [group for group in waiting if group.cell.service_class == first]
+    kind = groups[0].cell.kind, groups[0].cell.of_shares
+    turns: dict[tuple[str, int], Group] = {}
+    for group in groups:
+        if (group.cell.kind, group.cell.of_shares) != kind:
+            continue
+        team = (group.cell.model, group.team_id)
+        if team not in turns or group.rank < turns[team].rank:
+            turns[team] = group
+    chosen = set(turns.values())
+    return [group for group in groups if group in chosen]
 
 
 def _walk(cursor: _Cursor, group: Group, claims: Sequence[Claim], full: bool) -> bool:

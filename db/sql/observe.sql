@@ -1,33 +1,33 @@
--- Learns a backend's limits and what the provider says is left of them; the levels only move down.
--- Where a level was not known, the $6 calls of $7 tokens that are under way are taken off it.
+-- Learns a model's limits and what the provider says is left of them; the levels only move down.
+-- Where a level was not known, the $7 calls of $8 tokens that are under way are taken off it.
 -- `least` and `greatest` pass over null.
-insert into rate_limits as r (
-    backend, requests_limit, requests_left, tokens_limit, tokens_left, observed_at
+insert into model_limits as m (
+    backend, upstream, requests_limit, requests_left, tokens_limit, tokens_left, observed_at
 )
 values (
-    $1, $2::float8,
-    case when $3::float8 is not null then greatest(0, $3 - $6::float8) end,
-    $4::float8,
-    case when $5::float8 is not null then greatest(0, $5 - $6::float8 * $7::float8) end,
+    $1, $2, $3::float8,
+    case when $4::float8 is not null then greatest(0, $4 - $7::float8) end,
+    $5::float8,
+    case when $6::float8 is not null then greatest(0, $6 - $7::float8 * $8::float8) end,
     clock_timestamp()
 )
-on conflict (backend) do update set
-    requests_limit = coalesce(excluded.requests_limit, r.requests_limit),
+on conflict (backend, upstream) do update set
+    requests_limit = coalesce(excluded.requests_limit, m.requests_limit),
     requests_left = case
-        when r.requests_left is null then excluded.requests_left
+        when m.requests_left is null then excluded.requests_left
         else least(
-            r.requests_limit, $3,
-            r.requests_left + r.requests_limit / 60
-                * greatest(0, extract(epoch from excluded.observed_at - r.observed_at)::float8)
+            m.requests_limit, $4,
+            m.requests_left + m.requests_limit / 60
+                * greatest(0, extract(epoch from excluded.observed_at - m.observed_at)::float8)
         )
     end,
-    tokens_limit = coalesce(excluded.tokens_limit, r.tokens_limit),
+    tokens_limit = coalesce(excluded.tokens_limit, m.tokens_limit),
     tokens_left = case
-        when r.tokens_left is null then excluded.tokens_left
+        when m.tokens_left is null then excluded.tokens_left
         else least(
-            r.tokens_limit, $5,
-            r.tokens_left + r.tokens_limit / 60
-                * greatest(0, extract(epoch from excluded.observed_at - r.observed_at)::float8)
+            m.tokens_limit, $6,
+            m.tokens_left + m.tokens_limit / 60
+                * greatest(0, extract(epoch from excluded.observed_at - m.observed_at)::float8)
         )
     end,
-    observed_at = greatest(excluded.observed_at, r.observed_at)
+    observed_at = greatest(excluded.observed_at, m.observed_at)

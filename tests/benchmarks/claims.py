@@ -28,8 +28,8 @@ from tests.benchmarks.explained import ExplainedLane
 from tests.benchmarks.stack import directory
 from tests.benchmarks.table import Line, Measured
 from tests.benchmarks.waiting_rows import HEAD_SHARE, MODELS, delete_head, fill
+from workers.claiming import LATE_COMMIT_SECONDS
 from workers.map import Map
-from workers.run import LATE_COMMIT_SECONDS
 from workers.scheduler import Scheduler
 
 BACKEND = "benchmark"

@@ -33,10 +33,16 @@ async def test_knows_its_models_its_capacity_and_its_health(backend: Harness) ->
 
 
 async def test_lets_start_what_is_wanted_at_most(backend: Harness) -> None:
-    """Also where nothing of the shared budget can be known, and without raising."""
-    for wanted in (1, 7):
+    """Also where nothing of the shared budget can be known, and without raising.
+
+    A model of which nothing may start is shut for a while, so that nobody asks without end.
+    """
+    for wanted in ({backend.upstream: 1}, {backend.upstream: 7, "another": 2}):
         granted = await backend.backend.admit(wanted)
-        assert 0 <= granted <= wanted
+        assert granted.keys() == wanted.keys()
+        for upstream, number in granted.items():
+            assert 0 <= number <= wanted[upstream]
+            assert number or backend.backend.shut()[upstream] > 0
         await backend.backend.unused(granted)
 
 

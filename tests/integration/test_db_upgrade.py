@@ -1,8 +1,10 @@
 """A database of an older Carpool is brought to this one's schema with all that waits in it."""
 
 import asyncio
+import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import asyncpg
 from alembic import command
@@ -19,8 +21,13 @@ from db.routes import read_routing
 from db.runs import begin_run
 from workers.scheduler import Scheduler
 
+if TYPE_CHECKING:
+    from tests.integration.db_fixtures import Bench
+
 pytest_plugins = ("tests.integration.db_fixtures",)
 
+RELEASE = Path(__file__).parents[1] / "deploy" / "release-0003.tar.xz"
+"""An older Carpool, whose processes go on for a while after an upgrade."""
 ROUTES = """
 insert into routes (model, backend, upstream, position) values
     ('house', 'own', 'house', 0), ('house', 'other', 'big', 0), ('brief', 'own', 'small', 3)
@@ -79,6 +86,27 @@ async def test_routes_and_what_waits_outlive_the_upgrade(empty_database: str) ->
     assert sorted(claimed) == ids
     await lane.close()
     await database.close()
+
+
+async def test_workers_of_an_older_release_go_on_to_count_their_calls(bench: "Bench") -> None:
+    """They know one budget for each backend, which those of this release leave to them."""
+    with tarfile.open(RELEASE) as packed:
+        texts = {
+            name: packed.extractfile(f"db/{name}").read().decode()  # type: ignore[union-attr]
+            for name in ("sql/observe.sql", "sql/reserve.sql", "rate_limits.py")
+        }
+    held: dict[str, str] = {}
+    exec(texts["rate_limits.py"], held)
+    await bench.sql(texts["sql/observe.sql"], "cloud", 60.0, 5.0, None, None, 0.0, 0.0)
+    [grant] = await bench.sql(texts["sql/reserve.sql"], "cloud", 4.0, 0.0)
+    assert grant["number"] == 4
+    await bench.sql(held["GIVE_BACK"], "cloud", 2.0, 0.0)
+    [grant] = await bench.sql(texts["sql/reserve.sql"], "cloud", 4.0, 0.0)
+    assert grant["number"] == 3
+    await bench.sql(held["PAUSE"], "cloud", 60.0)
+    [grant] = await bench.sql(texts["sql/reserve.sql"], "cloud", 4.0, 0.0)
+    assert grant["number"] == 0
+    assert await bench.value("select count(*) from model_limits") == 0
 
 
 def _plan(scheduler: Scheduler) -> list[Pick]:

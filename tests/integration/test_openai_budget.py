@@ -1,25 +1,27 @@
 """Workers of one backend keep to the provider's limits together, and answer without Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from carpool.errors import PassingError
 from carpool.ids import new_id
-from carpool.settings import OpenAISettings
+from carpool.settings import OpenAIBatchSettings, OpenAISettings
 from carpool.states import Endpoint
 from db.database import Database
-from db.rate_limits import reserve
-from tests.conformance.provider import Provider
-from tests.double.launch import Double, serving
+from db.rate_limits import Calls, reserve
+from tests.conformance.provider import Provider as Limitless
+from tests.double.launch import Double
 from tests.stack import eventually
 from workers.backends.openai import OpenAIBackend
+from workers.backends.openai_budget import SharedBudget
 from workers.backends.protocol import Call
+from workers.provider_batches.provider import Provider
+from workers.provider_batches.responses import Responses
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench
@@ -27,21 +29,11 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.integration.db_fixtures",)
 
 BACKEND = "cloud"
+MODEL, OTHER = "gpt-6-luna", "gpt-6-astra"
 PATH = "/v1/chat/completions"
 AWAY = "postgresql://nobody@127.0.0.1:1/none"
-LEFT = "select requests_left from rate_limits where requests_left is not null"
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[str]:
-    with serving() as url:
-        yield url
-
-
-@pytest_asyncio.fixture
-async def double(served: str) -> AsyncIterator[Double]:
-    async with Double(url=served) as attached:
-        yield attached
+PAUSED = "select upstream from model_limits where paused_until > now() + interval '20s'"
+LEFT = "select requests_left from model_limits where requests_left is not null"
 
 
 @asynccontextmanager
@@ -56,18 +48,31 @@ async def _worker(database: Database, url: str, **settings: Any) -> AsyncIterato
         await backend.close()
 
 
-def _call(*, stream: bool = False) -> Call:
+def _call(*, stream: bool = False, upstream: str = MODEL) -> Call:
     body = {"messages": [{"role": "user", "content": "Who leaves the yard?"}]}
     return Call(
         id=new_id(),
         endpoint=Endpoint.CHAT,
         model="gpt",
-        upstream="gpt-6-luna",
+        upstream=upstream,
         body=msgspec.json.encode(body),
         stream=stream,
         team_id=1,
         prefix_key=0,
     )
+
+
+def _background(model: str) -> bytes:
+    return msgspec.json.encode({"model": model, "input": "Who leaves?", "background": True})
+
+
+async def _admit(worker: OpenAIBackend, wanted: int) -> int:
+    return (await worker.admit({MODEL: wanted}))[MODEL]
+
+
+async def _granted(worker: OpenAIBackend, upstream: str) -> int:
+    """What is granted of one model, of all that a worker could want."""
+    return (await worker.admit({upstream: 256}))[upstream]
 
 
 async def _answers(worker: OpenAIBackend, number: int, **call: Any) -> None:
@@ -94,7 +99,7 @@ async def test_two_workers_take_no_more_than_the_limit_together(
 
         async def work(worker: OpenAIBackend) -> int:
             started = 0
-            while granted := await worker.admit(7):
+            while granted := await _admit(worker, 7):
                 await _answers(worker, granted, stream=stream)
                 started += granted
             return started
@@ -113,10 +118,10 @@ async def test_what_one_worker_does_not_use_another_may(bench: "Bench", double: 
     ):
         await _answers(first, 1)
         await eventually(lambda: bench.sql(LEFT))
-        assert await first.admit(256) in (18, 19)
-        await first.unused(5)
-        await first.unused(5)
-        assert await second.admit(256) in (5, 6)
+        assert await _admit(first, 256) in (18, 19)
+        await first.unused({MODEL: 5})
+        await first.unused({MODEL: 5})
+        assert await _admit(second, 256) in (5, 6)
 
 
 async def test_a_429_of_one_worker_holds_the_other_at_once(bench: "Bench", double: Double) -> None:
@@ -129,11 +134,72 @@ async def test_a_429_of_one_worker_holds_the_other_at_once(bench: "Bench", doubl
         with pytest.raises(PassingError) as caught:
             await _answers(first, 1)
         assert (caught.value.counts, caught.value.status) == (False, 429)
-        assert await first.admit(10) == 0
-        await eventually(
-            lambda: bench.sql("select from rate_limits where paused_until > now() + interval '20s'")
-        )
-        assert await second.admit(10) == 0
+        assert await _admit(first, 10) == 0
+        await eventually(lambda: bench.sql(PAUSED))
+        assert await _admit(second, 10) == 0
+
+
+async def test_a_model_that_is_used_up_holds_no_other(bench: "Bench", double: Double) -> None:
+    """At neither of two workers, and it is asked again within a second, for it may refill."""
+    await double.configure(requests_per_minute_of={OTHER: 20})
+    async with (
+        _worker(bench.database, double.url) as first,
+        _worker(bench.database, double.url) as second,
+    ):
+        await _answers(first, 1, upstream=OTHER)
+        await eventually(lambda: bench.sql(LEFT))
+        granted = await first.admit({OTHER: 256, MODEL: 256})
+        assert granted[OTHER] in (18, 19)
+        assert granted[MODEL] == 256
+        for _ in range(2):
+            assert await second.admit({OTHER: 5, MODEL: 5}) == {OTHER: 0, MODEL: 5}
+        assert second.shut().keys() == {OTHER}
+        assert second.shut()[OTHER] <= 1
+        await first.unused({OTHER: 5, MODEL: 256})
+        granted_later = await eventually(lambda: _granted(second, OTHER))
+        assert granted_later in (5, 6)
+
+
+async def test_a_429_that_names_no_limit_pauses_its_model_alone(
+    bench: "Bench", double: Double
+) -> None:
+    await double.fault(PATH, holding=OTHER, status=429, headers={"retry-after": "30"})
+    async with (
+        _worker(bench.database, double.url) as first,
+        _worker(bench.database, double.url) as second,
+    ):
+        await _answers(second, 1)
+        with pytest.raises(PassingError):
+            await _answers(first, 1, upstream=OTHER)
+        await eventually(lambda: bench.sql(PAUSED))
+        for worker in (first, second):
+            assert await worker.admit({OTHER: 3, MODEL: 3}) == {OTHER: 0, MODEL: 3}
+        await _answers(first, 1)
+
+
+async def test_background_responses_keep_to_the_limit_of_their_model(
+    bench: "Bench", double: Double
+) -> None:
+    """One is created, and the next refused; another model's are created meanwhile."""
+    await double.configure(requests_per_minute_of={OTHER: 1})
+    settings = {"kind": "openai_batch", "base_url": double.url, "api_key": "sk-any"}
+    provider = Provider(BACKEND, OpenAIBatchSettings.model_validate(settings))
+    budget = SharedBudget(BACKEND, bench.database)
+    responses = Responses(provider, budget)
+    budget.start()
+    try:
+        assert await responses.admit(OTHER, 1) == 1
+        await responses.create(OTHER, _background(OTHER))
+        with pytest.raises(PassingError):
+            await responses.create(OTHER, _background(OTHER))
+        assert await responses.admit(OTHER, 3) == 0
+        assert await responses.admit(MODEL, 3) == 3
+        await responses.create(MODEL, _background(MODEL))
+        await eventually(lambda: bench.sql(PAUSED))
+        assert await bench.value(f"select upstream from ({PAUSED}) paused") == OTHER
+    finally:
+        await budget.close()
+        await provider.close()
 
 
 async def test_a_spent_quota_and_a_request_too_large_hold_nobody(
@@ -150,17 +216,48 @@ async def test_a_spent_quota_and_a_request_too_large_hold_nobody(
             await _answers(worker, 1)
         assert caught.value.counts
         assert b"Request too large" in caught.value.body
-        assert await worker.admit(10) > 0
+        assert await _admit(worker, 10) > 0
 
 
-async def test_a_storm_halves_what_is_in_flight_and_successes_bring_it_back(
+async def test_a_storm_halves_what_is_in_flight_of_its_model_and_successes_bring_it_back(
     bench: "Bench", double: Double
 ) -> None:
-    await double.fault(PATH, status=429, times=8)
+    """It takes no places from other models."""
+    await double.fault(PATH, holding=OTHER, status=429, times=8)
     async with _worker(bench.database, double.url, concurrency=8) as worker:
-        calls = [worker.answer(_call(), lambda _: None) for _ in range(8)]
+        calls = [worker.answer(_call(upstream=OTHER), lambda _: None) for _ in range(8)]
         refused = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(error) for error in refused} == {PassingError}
+        assert worker.capacity == 8
+        assert await worker.admit({OTHER: 8, MODEL: 8}) == {OTHER: 0, MODEL: 8}
+        assert await eventually(lambda: _granted(worker, OTHER)) == 4
+        for _ in range(12):
+            await _answers(worker, 8, upstream=OTHER)
+        assert await _granted(worker, OTHER) == 8
+
+
+async def test_a_model_whose_places_are_taken_is_shut_until_one_of_its_calls_ends(
+    bench: "Bench", double: Double
+) -> None:
+    await double.fault(PATH, hang=True)
+    async with _worker(bench.database, double.url, concurrency=1) as worker:
+        asking = asyncio.create_task(_answers(worker, 1))
+        await double.until_held()
+        assert worker.shut().keys() == {MODEL}
+        assert await worker.admit({OTHER: 1, MODEL: 1}) == {OTHER: 1, MODEL: 0}
+        await double.release()
+        await asking
+        assert not worker.shut()
+        assert await _admit(worker, 1) == 1
+
+
+async def test_an_overload_halves_what_is_in_flight_of_all_models(
+    bench: "Bench", double: Double
+) -> None:
+    await double.fault(PATH, status=503)
+    async with _worker(bench.database, double.url, concurrency=8) as worker:
+        with pytest.raises(PassingError):
+            await _answers(worker, 1)
         assert worker.capacity == 4
         for _ in range(12):
             await _answers(worker, 8)
@@ -172,33 +269,34 @@ async def test_without_postgres_calls_are_answered_and_none_is_let_start(double:
     database = Database(AWAY)
     async with _worker(database, double.url) as worker:
         await _answers(worker, 5)
-        assert await worker.admit(10) == 0
-        await worker.unused(10)
+        assert await _admit(worker, 10) == 0
+        await worker.unused({MODEL: 10})
         await double.fault(PATH, status=429)
         with pytest.raises(PassingError):
             await _answers(worker, 1)
-        assert await worker.admit(10) == 0
+        assert await _admit(worker, 10) == 0
     await database.close()
 
 
 async def test_a_provider_that_names_no_limits_costs_one_query(bench: "Bench") -> None:
-    """The first look aside, nothing is asked, nothing is told, and all is granted."""
-    async with Provider() as provider, _worker(bench.database, provider.url) as worker:
-        worker_asks = [await worker.admit(3)]
+    """The first look aside, nothing is asked or told, and all is granted, whatever the models."""
+    async with Limitless() as provider, _worker(bench.database, provider.url) as worker:
+        worker_asks = [await _admit(worker, 3)]
         statements = await _statements(bench)
         assert statements is not None
         for _ in range(50):
-            worker_asks.append(await worker.admit(3))
-            await worker.unused(1)
+            worker_asks.append(await _admit(worker, 3))
+            await worker.unused({MODEL: 1})
+            assert await worker.admit({OTHER: 2, MODEL: 3}) == {OTHER: 2, MODEL: 3}
         assert worker_asks == [3] * 51
         assert await _statements(bench) == statements
-    assert (await reserve(bench.lane(), BACKEND, 9, 0.0)).number == 9
-    assert await bench.value("select count(*) from rate_limits") == 0
+    assert await reserve(bench.lane(), BACKEND, {MODEL: Calls(9, 0.0)}) == {MODEL: (9, 0, False)}
+    assert await bench.value("select count(*) from model_limits") == 0
 
 
 async def _statements(bench: "Bench") -> Any:
     """When the budget was last asked."""
     return await bench.value(
         "select max(query_start) from pg_stat_activity where datname = current_database() "
-        "and query like '%from rate_limits where%' and pid <> pg_backend_pid()"
+        "and query like '%from model_limits where%' and pid <> pg_backend_pid()"
     )

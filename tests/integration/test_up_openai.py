@@ -66,7 +66,7 @@ def _stack(url: str, paths: pytest.TempPathFactory) -> Iterator[Stack]:
 async def double(served: str, stack: Stack) -> AsyncIterator[Double]:
     """A fresh one, whose pauses the stack has forgotten."""
     async with Double(url=served) as attached:
-        await stack.fetch("update rate_limits set paused_until = null")
+        await stack.fetch("update model_limits set paused_until = null")
         yield attached
 
 
@@ -160,7 +160,7 @@ async def test_two_workers_keep_to_one_limit(
                     assert [chunk async for chunk in answer]
 
             await ask(0)
-            await eventually(lambda: stack.fetch("select from rate_limits"))
+            await eventually(lambda: stack.fetch("select from model_limits"))
             await asyncio.gather(*(ask(number) for number in range(LIMIT + BEYOND)))
             calls = (await double.seen()).of(PATH)
         assert [call.status for call in calls] == [200] * (1 + LIMIT + BEYOND)

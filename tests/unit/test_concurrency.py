@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.backends.concurrency import Concurrency
+from workers.backends.concurrency import Concurrency, Places
 
 ROUND_SECONDS = 1.0
 
@@ -101,3 +101,16 @@ def test_it_finds_a_capacity_that_has_grown() -> None:
 @pytest.mark.parametrize(("start", "limit"), [(None, 8), (3, 3), (0, 1), (100, 8)])
 def test_it_starts_at_the_maximum_or_where_it_is_told(start: int | None, limit: int) -> None:
     assert Concurrency(8, start=start).limit == limit
+
+
+def test_a_rate_limit_takes_places_from_its_model_alone_and_strain_from_all() -> None:
+    places = Places(8)
+    with places.take("a"), places.take("a"):
+        assert (places.free("a"), places.free("b"), places.taken("a")) == (6, 8, 2)
+        places.limited("a", began=0.0, now=1.0)
+        places.limited("a", began=1.0, now=2.0)
+        assert (places.free("a"), places.free("b"), places.limit) == (0, 8, 8)
+        assert places.full() == ["a"]
+    assert not places.full()
+    places.strained(began=0.0, now=1.0)
+    assert (places.free("a"), places.free("b"), places.limit) == (2, 8, 4)

@@ -98,7 +98,7 @@ def test_no_label_is_a_team_a_key_or_a_request() -> None:
     labels = frozenset().union(*(row.labels for row, _ in table().values()))
     assert labels == {
         *("backend", "class", "code", "group", "kind", "means", "method", "model", "outcome"),
-        *("path", "reason", "state", "status", "version"),
+        *("path", "reason", "state", "status", "upstream", "version"),
     }
 
 

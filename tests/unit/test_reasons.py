@@ -63,9 +63,9 @@ def test_what_is_next_is_the_first() -> None:
             "'own' gathers what waits for a provider batch.",
         ),
         (
-            {"servers": (replace(UP, limited_seconds=30.0),)},
+            {"servers": (replace(UP, upstream="gpt", limited_seconds=30.0),)},
             Reason.RATE_LIMITED,
-            "The rate limit of 'own' is used up for 30 s.",
+            "The rate limit of 'gpt' at 'own' is used up for 30 s.",
         ),
         ({"servers": (FULL,)}, Reason.CAP, "All 8 places of 'own' are taken."),
         (

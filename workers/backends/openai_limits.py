@@ -37,7 +37,7 @@ class RateLimits:
 
     @property
     def pause_seconds(self) -> float:
-        """How long a 429 with these headers holds all workers of a backend."""
+        """How long a 429 with these headers holds a model, for all workers of a backend."""
         asked = self.retry_after_seconds
         if asked is None:
             asked = min((*self._empty(), UNSAID_PAUSE_SECONDS))

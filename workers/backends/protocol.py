@@ -1,6 +1,6 @@
 """What a run needs of a backend: a place that answers requests, many at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -82,14 +82,17 @@ class Backend(Protocol):
         attempt may succeed, EngineDied where the engine is gone.
         """
 
-    async def admit(self, wanted: int) -> int:
-        """How many calls may start now, at most ``wanted``, which is at least 1; never raises.
+    def shut(self) -> Mapping[str, float]:
+        """The upstream models of which no call may start now, and for how many seconds; quick."""
+
+    async def admit(self, wanted: Mapping[str, int]) -> Mapping[str, int]:
+        """How many calls of each upstream model may start now, of those wanted; never raises.
 
         They are taken off what all workers of the backend share. Those of them that do not start
         are given back by `unused`, before the next `admit`.
         """
 
-    async def unused(self, number: int) -> None:
+    async def unused(self, calls: Mapping[str, int]) -> None:
         """Give back calls that the last `admit` let start and that did not; never raises."""
 
     async def health(self) -> None:

@@ -21,6 +21,7 @@ For tests, a body may carry knobs::
 import asyncio
 import os
 import signal
+from collections.abc import Mapping
 from uuid import UUID
 
 import msgspec
@@ -77,10 +78,13 @@ class SimulatedBackend:
         finally:
             self.running -= 1
 
-    async def admit(self, wanted: int) -> int:
+    def shut(self) -> Mapping[str, float]:
+        return {}
+
+    async def admit(self, wanted: Mapping[str, int]) -> Mapping[str, int]:
         return wanted
 
-    async def unused(self, number: int) -> None:
+    async def unused(self, calls: Mapping[str, int]) -> None:
         """Nothing is shared with other workers."""
 
     async def health(self) -> None:
