@@ -72,25 +72,38 @@ async def admit(
         if hit is not None:
             return hit
         cache = "carpool; fwd=miss" if most else "carpool; fwd=request"
+    first = await _stored(services, submission, sink, key)
+    if first != submission.id:
+        return Ticket(request=first, connection=new_id(), key=key)
+    bell = Waiting(intake.model, service_class, identity.team_id, share=submission.share)
+    for backend in {leg.backend for leg in route.legs}:
+        services.doorbell.ring(backend, bell)
+    return Ticket(request=first, connection=first, key=key, cache=cache)
+
+
+async def _stored(
+    services: Services, submission: Submission, sink: Sink | None, key: UUID | None
+) -> UUID:
+    """Store new work, for which the sink waits; the id of what was stored first under its key."""
     if sink is not None:
         services.waiting.add(sink, submission.id)
     try:
         if key is None:
-            await services.submissions.put(submission)
-        else:
-            first = await stored_once(
-                services,
-                partial(store_submission, submission),
-                submission.id,
-                team_id=identity.team_id,
-                key=key,
-                fingerprint=submission.fingerprint,
-            )
-            if first != submission.id:
-                ticket = Ticket(request=first, connection=new_id(), key=key)
-                if not await _joined(services, first, sink):
-                    raise Unavailable("The first request of this key was just refused; try again.")
-                return ticket
+            origin = await services.submissions.put(submission)
+            if origin is not None:
+                services.waiting.read(submission.id, origin)
+            return submission.id
+        first = await stored_once(
+            services,
+            partial(store_submission, submission),
+            submission.id,
+            team_id=submission.team_id,
+            key=key,
+            fingerprint=submission.fingerprint,
+        )
+        if first != submission.id and not await _joined(services, first, sink):
+            raise Unavailable("The first request of this key was just refused; try again.")
+        return first
     except BaseException as error:
         if sink is not None:
             services.waiting.remove(sink)
@@ -98,10 +111,6 @@ async def admit(
             # It may be stored all the same: then the client's retry shall find it.
             services.disconnected(Ticket(submission.id, submission.id), alone=True)
         raise
-    bell = Waiting(intake.model, service_class, identity.team_id, share=submission.share)
-    for backend in {leg.backend for leg in route.legs}:
-        services.doorbell.ring(backend, bell)
-    return Ticket(request=submission.id, connection=submission.id, key=key, cache=cache)
 
 
 async def _taken_over(

@@ -25,6 +25,7 @@ from carpool.settings import Settings, patient_of
 from carpool.store import open_store
 from db.database import Database, DatabaseAway, Lane
 from db.delivery import attach_all, store_deliveries, store_disconnects
+from db.follow import Origin
 from db.group import GroupCommit
 from db.prices import ensure_prices
 from db.processes import Process
@@ -96,7 +97,7 @@ class Services:
             self.catalog,
             {name: backend.kind for name, backend in settings.backends.items()},
         )
-        self.submissions: GroupCommit[Submission, None] = GroupCommit(
+        self.submissions: GroupCommit[Submission, Origin | None] = GroupCommit(
             self.database,
             submit,
             limit=SUBMIT_LIMIT,

@@ -4,9 +4,9 @@ import asyncio
 from collections import deque
 from uuid import UUID
 
-from carpool.notices import Delta, Finished, Lost, Notice, Source
+from carpool.notices import Delta, Finished, Lost, Notice, Source, led
 from carpool.states import Outcome
-from db.results import Stored
+from db.results import Stored, chunks_of
 
 NOTHING = UUID(int=0)
 
@@ -15,6 +15,7 @@ class AnswerSink:
     """Waits for one answer, whole."""
 
     watches_epochs = False
+    lacks_from = None
     request = NOTHING
 
     def __init__(self) -> None:
@@ -47,8 +48,9 @@ class StreamSink:
     """Reads a stream of one claim, in order and without a gap.
 
     The first epoch that brings a first chunk is the stream's. What comes of an older claim is
-    dropped; a gap makes the rest be read from the stored result, where that is of the same claim.
-    A newer claim after chunks were taken interrupts the stream.
+    dropped; what a gap left out is sent again where that is asked for, or else read from the stored
+    result, where that is of the same claim. A newer claim after chunks were taken interrupts the
+    stream. A leader's claims are older than all of its follower's own.
     """
 
     watches_epochs = True
@@ -64,8 +66,8 @@ class StreamSink:
         self.interrupted = False
         self.source: Source | None = None
         self.event = asyncio.Event()
-        self._oldest = 0
-        self._behind = False
+        self._oldest = led(0)
+        self._gap = False
 
     def hear(self, notice: Notice) -> None:
         """Take chunks, a loss, or the end."""
@@ -90,21 +92,22 @@ class StreamSink:
 
     def _delta(self, delta: Delta) -> None:
         if self.epoch is None:
-            if delta.epoch < self._oldest or self._behind:
+            if delta.epoch < self._oldest:
                 return
+            self._oldest = delta.epoch
             if delta.offset:
-                self._behind = True
                 return
             self.epoch = delta.epoch
             self.source = delta.source
         elif delta.epoch != self.epoch:
             self.claimed_anew(delta.epoch)
             return
-        if self._behind or delta.offset > self.taken:
-            self._behind = True
+        if delta.offset > self.taken:
+            self._gap = True
             return
         new = delta.chunks[self.taken - delta.offset :]
         if new:
+            self._gap = False
             self.ready.extend(new)
             self.taken += len(new)
             self.event.set()
@@ -115,6 +118,12 @@ class StreamSink:
         self.end = end
         self.source = self.source or end.source
         self.event.set()
+
+    @property
+    def lacks_from(self) -> int | None:
+        """From which chunk on it may lack some that were streamed; None where it does not."""
+        complete = self.epoch is not None and not self._gap
+        return None if complete or self.end is not None else self.taken
 
     @property
     def lacks_chunks(self) -> bool:
@@ -134,7 +143,7 @@ class StreamSink:
         if self.epoch not in (None, end.epoch):
             self.interrupted = True
             return
-        chunks = end.body.split(b"\n") if end.body else []
+        chunks = chunks_of(end.body)
         self.epoch = end.epoch
         self.ready.extend(chunks[self.taken :])
         self.taken = max(self.taken, len(chunks))

@@ -8,9 +8,10 @@ from uuid import UUID
 import structlog
 
 from carpool.doorbell import Doorbell
-from carpool.notices import CHANGED_CHANNEL, Notice, api_channel, decode_notices
+from carpool.notices import CHANGED_CHANNEL, Notice, Reads, api_channel, decode_notices
 from db.database import Database, DatabaseAway, Lane
-from db.results import Stored, epochs_of, results_of
+from db.follow import Origin, progress_of
+from db.results import Stored, results_of
 
 log = structlog.get_logger()
 
@@ -22,6 +23,10 @@ class Sink(Protocol):
     """Set when it begins to wait."""
     watches_epochs: bool
     """Whether it must know of a claim newer than the one that it has read from."""
+
+    @property
+    def lacks_from(self) -> int | None:
+        """From which chunk on it may lack some that were streamed; None where it does not."""
 
     def hear(self, notice: Notice) -> None:
         """Take a notice about the request."""
@@ -78,6 +83,11 @@ class Waiting:
         self._sinks.pop(sink.request, None)
         return True
 
+    def read(self, request: UUID, origin: Origin, offset: int = 0) -> None:
+        """Have the chunks of a request sent here, from an offset on, by the run that makes them."""
+        reads = Reads(origin.claimed, request, self.incarnation, offset)
+        self._doorbell.tell_reader(origin.run, reads)
+
     async def listen(self) -> None:
         """Hear notices for ever."""
         await self._doorbell.listen(
@@ -114,9 +124,11 @@ class Waiting:
                     sink.stored(result)
         watched = [r for r in due if any(s.watches_epochs for s in self._sinks.get(r, ()))]
         if watched:
-            for request, epoch in (await epochs_of(lane, watched)).items():
+            for request, progress in (await progress_of(lane, watched)).items():
                 for sink in tuple(self._sinks.get(request, ())):
-                    sink.claimed_anew(epoch)
+                    sink.claimed_anew(progress.epoch)
+                    if progress.origin is not None and sink.lacks_from is not None:
+                        self.read(request, progress.origin, sink.lacks_from)
 
     def _heard(self, channel: str, data: bytes) -> None:
         if channel == CHANGED_CHANNEL:

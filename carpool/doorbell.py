@@ -14,13 +14,15 @@ from carpool.notices import (
     BatchNotice,
     Bell,
     Notice,
+    Reads,
     api_channel,
     backend_channel,
     encode,
+    readers_channel,
     run_channel,
 )
 
-Message = Bell | Notice | BatchNotice
+Message = Bell | Notice | Reads | BatchNotice
 RECONNECT_SECONDS = 0.5
 PING_SECONDS = 5.0
 log = structlog.get_logger()
@@ -55,6 +57,10 @@ class Doorbell:
     def tell_run(self, run: UUID, bell: Bell) -> None:
         """Tell one run."""
         self._put(run_channel(run), bell)
+
+    def tell_reader(self, run: UUID, reads: Reads) -> None:
+        """Tell one run who reads of a stream that it has."""
+        self._put(readers_channel(run), reads)
 
     def tell_of_batches(self, channel: str, batches: Iterable[UUID]) -> None:
         """Tell those who watch batches, or those who work on them."""

@@ -74,6 +74,18 @@ class Gone(msgspec.Struct, array_like=True, tag="g", frozen=True, gc=False):
 Bell = Waiting | Gone
 
 
+class Reads(msgspec.Struct, array_like=True, tag="r", frozen=True, gc=False):
+    """A request reads the chunks of a claim: of its own, or of the leader's that it follows.
+
+    ``channel`` is that of its API process, which has the first ``offset`` of the chunks.
+    """
+
+    id: UUID
+    request: UUID
+    channel: UUID
+    offset: int = 0
+
+
 class BatchNotice(msgspec.Struct, array_like=True, tag="b", frozen=True, gc=False):
     """Something is the matter with a batch; the channel says what."""
 
@@ -84,6 +96,12 @@ encode = msgspec.msgpack.Encoder().encode
 decode_notices = msgspec.msgpack.Decoder(list[Notice]).decode
 decode_batches = msgspec.msgpack.Decoder(list[BatchNotice]).decode
 decode_bells = msgspec.msgpack.Decoder(list[Bell]).decode
+decode_reads = msgspec.msgpack.Decoder(list[Reads]).decode
+
+
+def led(epoch: int) -> int:
+    """A leader's epoch as its followers know it: in order, and below all epochs of their own."""
+    return epoch - 2**31
 
 
 def api_channel(incarnation: UUID) -> str:
@@ -99,6 +117,11 @@ def backend_channel(backend: str) -> str:
 def run_channel(run: UUID) -> str:
     """The channel of one run."""
     return f"carpool:run:{run.hex}"
+
+
+def readers_channel(run: UUID) -> str:
+    """The channel on which a run is told who reads its streams."""
+    return f"carpool:readers:{run.hex}"
 
 
 CHANGED_CHANNEL = "carpool:changed"

@@ -24,15 +24,17 @@ class QueueState(IntEnum):
     or, when its owner is dead, by the sweep."""
 
     BACKING_OFF = 2
-    """Failed for a passing reason; the sweep promotes it to WAITING at ``not_before``."""
+    """Failed for a passing reason, or is a stream that begins anew; the sweep promotes it to
+    WAITING at ``not_before``."""
 
     SUSPECT = 3
     """Was lost with its run at least twice; may be claimed only in a small group, by itself when
     lost again. Set by the sweep and by an engine's death; left by claim or cancel."""
 
     FOLLOWING = 4
-    """Waits for the answer of an identical request, its leader. Ended with the leader's success,
-    set to WAITING by its failure; left by cancel. Where the leader is gone, by the sweep."""
+    """Waits for the answer of an identical request, its leader, and reads its chunks. Ended with
+    the leader's success, set to WAITING or BACKING_OFF by its failure; left by cancel. Where the
+    leader is gone, by the sweep."""
 
 
 class OwnerKind(IntEnum):

@@ -9,9 +9,10 @@ from uuid import UUID
 import msgspec
 
 from carpool.ids import id_at
-from carpool.routing import ALL_SHARES, SHARES, Cell, Kind
+from carpool.routing import HURRIED, Cell, Kind
 from carpool.states import OwnerKind, ServiceClass
 from db.database import Lane
+from db.follow import followers_of
 from db.routes import routing_version
 from db.sql import load
 
@@ -89,6 +90,8 @@ class Claim(msgspec.Struct, frozen=True):
     """Of a batch that was cancelled, or has expired: not to be run, for the sweep ends it."""
     traceparent: str | None = None
     """Of the span that took the request in; None where that was not traced."""
+    followers: Sequence[tuple[UUID, UUID]] = ()
+    """Of a stream: the requests that follow it now, each with the channel that waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,8 +272,8 @@ def _shares(cell: Cell) -> tuple[int, int]:
     if cell.kind is Kind.SHARE:
         return cell.shares
     if cell.kind is Kind.DUE:
-        return (-1, SHARES)
-    return ALL_SHARES if cell.of_shares else (-1, 0)
+        return (-1, HURRIED + 1)
+    return (0, HURRIED + 1) if cell.of_shares else (-1, 0)
 
 
 def _fitting(cells: Sequence[Cell], row: Any, teams: dict[int, str]) -> list[Cell]:
@@ -298,64 +301,13 @@ async def claim(
     the routes are of another ``version``.
     """
     first = picks[0].group
-    after = [pick.after for pick in picks]
-    takes = [pick.take for pick in picks]
-    models = [pick.group.cell.model for pick in picks]
-    classes = [pick.group.cell.service_class for pick in picks]
-    teams = [pick.group.team_id for pick in picks]
-    head = (run, version)
-    owned = (owner or run, owner_kind)
-    if first.lost:
-        bounds = (picks[0].before, picks[0].due_before)
-        within = (classes[0], teams[0], *_shares(first.cell), *bounds)
-        rows = await lane.fetch(
-            CLAIM_SUSPECTS, *head, models[0], first.lost, takes[0], *owned, *within
-        )
-    elif first.by_prefix:
-        ranks = [pick.group.rank for pick in picks]
-        keys = [pick.after_key for pick in picks]
-        rows = await lane.fetch(
-            CLAIM_BY_PREFIX, *head, models, teams, ranks, keys, after, takes, *owned
-        )
-    elif first.cell.kind is Kind.SHARE:
-        below = [pick.group.cell.shares[1] for pick in picks]
-        keys = [pick.after_key for pick in picks]
-        rows = await lane.fetch(
-            CLAIM_BY_SHARE, *head, models, classes, teams, below, keys, after, takes, *owned
-        )
-    elif first.by_deadline:
-        begins = [deadline_at(pick.after_key) for pick in picks]
-        ends = [pick.due_before for pick in picks]
-        rows = await lane.fetch(
-            CLAIM_BY_DEADLINE, *head, models, classes, teams, begins, after, takes, *owned, ends
-        )
-    else:
-        before = [pick.before for pick in picks]
-        query = CLAIM_BY_AGE_OF_SHARES if first.cell.of_shares else CLAIM_BY_AGE
-        rows = await lane.fetch(query, *head, models, classes, teams, after, takes, *owned, before)
+    query, within = _query(picks, owner or run, owner_kind)
+    rows = await lane.fetch(query, run, version, *within)
     if not rows:
         if await routing_version(lane) != version:
             raise StaleRoutesError
         return []
-    bodies = {row["id"]: row for row in await lane.fetch(BODIES, [row["id"] for row in rows])}
-    of_batches = {row["batch_id"] for row in rows} - {None}
-    batches = (
-        {row["id"]: row for row in await lane.fetch(BATCHES, of_batches)} if of_batches else {}
-    )
-    upstreams = {
-        (pick.group.cell.model, pick.group.cell.service_class, pick.group.team_id): pick.group.cell
-        for pick in picks
-    }
-    claims = []
-    for row in rows:
-        cell = upstreams.get((row["model"], row["class"], row["team_id"]), first.cell)
-        *columns, deadline = row
-        stopped = False
-        if row["batch_id"] in batches:
-            _, deadline, stopped = batches[row["batch_id"]]
-        _, body, traceparent = bodies[row["id"]]
-        told = (cell.upstream, body, stopped, traceparent)
-        claims.append(Claim(*(*columns, deadline, *told)))
+    claims = await _told(lane, rows, picks)
     # Rows come back in the order of their place in the table.
     if first.by_prefix:
         claims.sort(key=lambda claim: (claim.rank, claim.prefix_key, claim.id))
@@ -363,4 +315,59 @@ async def claim(
         claims.sort(key=lambda claim: (claim.deadline or EPOCH, claim.id))
     else:
         claims.sort(key=lambda claim: claim.id)
+    return claims
+
+
+def _query(
+    picks: Sequence[Pick], owner: UUID, owner_kind: OwnerKind
+) -> tuple[str, tuple[object, ...]]:
+    """The statement that claims such picks, and its parameters behind the run and the version."""
+    first = picks[0].group
+    models = [pick.group.cell.model for pick in picks]
+    classes = [pick.group.cell.service_class for pick in picks]
+    teams = [pick.group.team_id for pick in picks]
+    keys = [pick.after_key for pick in picks]
+    after = [pick.after for pick in picks]
+    owned = ([pick.take for pick in picks], owner, owner_kind)
+    if first.lost:
+        bounds = (*_shares(first.cell), picks[0].before, picks[0].due_before)
+        suspects = (models[0], first.lost, picks[0].take, owner, owner_kind)
+        return CLAIM_SUSPECTS, (*suspects, classes[0], teams[0], *bounds)
+    if first.by_prefix:
+        ranks = [pick.group.rank for pick in picks]
+        return CLAIM_BY_PREFIX, (models, teams, ranks, keys, after, *owned)
+    if first.cell.kind is Kind.SHARE:
+        below = [pick.group.cell.shares[1] for pick in picks]
+        return CLAIM_BY_SHARE, (models, classes, teams, below, keys, after, *owned)
+    if first.by_deadline:
+        begins = [deadline_at(key) for key in keys]
+        ends = [pick.due_before for pick in picks]
+        return CLAIM_BY_DEADLINE, (models, classes, teams, begins, after, *owned, ends)
+    query = CLAIM_BY_AGE_OF_SHARES if first.cell.of_shares else CLAIM_BY_AGE
+    return query, (models, classes, teams, after, *owned, [pick.before for pick in picks])
+
+
+async def _told(lane: Lane, rows: Sequence[Any], picks: Sequence[Pick]) -> list[Claim]:
+    """The claims of rows, with all that is kept elsewhere."""
+    bodies = {row["id"]: row for row in await lane.fetch(BODIES, [row["id"] for row in rows])}
+    of_batches = {row["batch_id"] for row in rows} - {None}
+    batches = (
+        {row["id"]: row for row in await lane.fetch(BATCHES, of_batches)} if of_batches else {}
+    )
+    led = [row["id"] for row in rows if row["followed"] and row["streamed"]]
+    followers = await followers_of(lane, led) if led else {}
+    cells = {
+        (pick.group.cell.model, pick.group.cell.service_class, pick.group.team_id): pick.group.cell
+        for pick in picks
+    }
+    claims = []
+    for row in rows:
+        cell = cells.get((row["model"], row["class"], row["team_id"]), picks[0].group.cell)
+        *columns, deadline, _ = row
+        stopped = False
+        if row["batch_id"] in batches:
+            _, deadline, stopped = batches[row["batch_id"]]
+        _, body, traceparent = bodies[row["id"]]
+        told = (cell.upstream, body, stopped, traceparent, followers.get(row["id"], ()))
+        claims.append(Claim(*(*columns, deadline, *told)))
     return claims

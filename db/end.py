@@ -79,8 +79,10 @@ async def end_requests(
     ABANDONED ends only those whose client has not come back meanwhile.
     """
     body = ending.body()
-    forsaken = ending is ABANDONED
-    rows = await database.fetch(END, ids, team_id, ending.outcome, ending.status, body, forsaken)
+    rows = await database.fetch(
+        *(END, ids, team_id, ending.outcome, ending.status, body),
+        *(ending is ABANDONED, ending is CONDEMNED),
+    )
     return [
         Ended(
             id=row["id"],

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from carpool.notices import Finished
+from carpool.notices import Finished, Lost
 from carpool.prices import UNKNOWN, Ledger
 from carpool.states import Outcome
 from db.database import Fetches, Lane
@@ -67,9 +67,9 @@ class Finisher:
     """Stores the results of one run, or of one provider batch."""
 
     def __init__(
-        self, run: UUID, backend: str, worker: str, tell: Callable[[UUID, Finished], None]
+        self, run: UUID, backend: str, worker: str, tell: Callable[[UUID, Finished | Lost], None]
     ) -> None:
-        """``tell`` is given a channel, and the end of a request that followed another."""
+        """``tell`` is given a channel, and what became of a request that followed another."""
         self._tell = tell
         self._run = run
         self._backend = backend
@@ -117,6 +117,7 @@ class Finisher:
         leaders = [
             Leader(
                 id=result.id,
+                epoch=result.epoch,
                 ghost=ghosts[result.id],
                 status_code=result.status_code,
                 body=result.body,
@@ -139,9 +140,12 @@ class Finisher:
             ):
                 if one.channel is not None:
                     self._tell(one.channel, one.notice)
-        failed = [result.id for result in results if result.outcome is not Outcome.COMPLETED]
-        if failed:
-            await wake(lane, failed)
+        failed = [result for result in results if result.outcome is not Outcome.COMPLETED]
+        for begun in (False, True):
+            ids = [r.id for r in failed if (r.first_token_at is not None) == begun]
+            if ids:
+                for channel, lost in (await wake(lane, ids, begun=begun)).lost:
+                    self._tell(channel, lost)
 
     async def retry(self, lane: Lane, failures: Sequence[Failure]) -> None:
         """Let failed requests wait for their next attempt."""

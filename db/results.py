@@ -17,7 +17,6 @@ from unnest($1::uuid[]) as asked(id) join results s on s.id = asked.id
 LONGEST_MESSAGE = 1000
 """Of an error in no shape of OpenAI's, so many bytes are told."""
 _decode_error = msgspec.json.Decoder(ErrorEnvelope).decode
-PROGRESS = "select id, epoch from queue where id = any($1::uuid[])"
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -40,14 +39,14 @@ class Stored(msgspec.Struct, frozen=True):
         return Source(self.backend, self.upstream)
 
 
+def chunks_of(body: bytes) -> list[bytes]:
+    """The chunks of a stored stream."""
+    return body.split(b"\n") if body else []
+
+
 async def results_of(lane: Fetches, ids: Sequence[UUID]) -> list[Stored]:
     """The results of those requests that have one; one query for all."""
     return [Stored(*row) for row in await lane.fetch(BY_IDS, ids)]
-
-
-async def epochs_of(lane: Fetches, ids: Sequence[UUID]) -> dict[UUID, int]:
-    """The claim epochs of those requests that are not finished."""
-    return {row["id"]: row["epoch"] for row in await lane.fetch(PROGRESS, ids)}
 
 
 async def result_of(database: Fetches, identifier: UUID) -> Stored | None:

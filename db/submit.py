@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 
 from db.database import Fetches, Lane
+from db.follow import Origin
 from db.sql import load
 
 SUBMIT = load("submit")
@@ -45,15 +46,18 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """Of the span that took it in (W3C Trace Context); None where it is not traced."""
 
 
-async def submit(lane: Lane, items: Sequence[Submission], again: bool) -> Sequence[None]:
-    """Store all items, or none; ``again`` says that some may be stored already."""
-    outcomes = [None] * len(items)
+async def submit(lane: Lane, items: Sequence[Submission], again: bool) -> Sequence[Origin | None]:
+    """Store all items, or none; ``again`` says that some may be stored already.
+
+    For each that a run is to be told of, because it follows what the run has: where its chunks are.
+    """
+    new = items
     if again:
         rows = await lane.fetch(STORED, [item.id for item in items])
         stored = {row["id"] for row in rows}
-        items = [item for item in items if item.id not in stored]
-    await _store(lane, items)
-    return outcomes
+        new = [item for item in items if item.id not in stored]
+    origins = await _store(lane, new)
+    return [origins.get(item.id) for item in items] if origins else [None] * len(items)
 
 
 async def store_submission(item: Submission, driver: Fetches) -> None:
@@ -61,13 +65,15 @@ async def store_submission(item: Submission, driver: Fetches) -> None:
     await _store(driver, [item])
 
 
-async def _store(fetches: Fetches, items: Sequence[Submission]) -> None:
+async def _store(fetches: Fetches, items: Sequence[Submission]) -> dict[UUID, Origin]:
     twins = [item for item in items if item.shareable]
     others = [item for item in items if not item.shareable] if twins else items
     if others:
         await fetches.fetch(SUBMIT, *columns(others))
-    if twins:
-        await fetches.fetch(SUBMIT_TWINS, *columns(twins))
+    if not twins:
+        return {}
+    rows = await fetches.fetch(SUBMIT_TWINS, *columns(twins))
+    return {row["id"]: Origin(row["leader"], row["run"]) for row in rows}
 
 
 def columns(items: Sequence[Submission]) -> tuple[list[object], ...]:

@@ -13,7 +13,7 @@ from carpool.notices import Gone, Lost, Waiting
 from carpool.states import QueueState
 from db.database import Fetches
 from db.end import ABANDONED, CONDEMNED, EXPIRED, Ended, Ending, end_requests
-from db.follow import Followed, sweep_followers
+from db.follow import STREAM_DELAY_SECONDS, Followed, sweep_followers
 from db.sql import load
 
 LOSE = load("lose")
@@ -32,10 +32,13 @@ where channel = any($1::uuid[])
 SETTLE_PROCESSES = """
 update processes set settled_at = now() where id = any($1::uuid[]) and ended_at is not null
 """
-# One that died is shown for a while, one that left in order is not.
+# One that died is shown for a while, one that left in order is not. A drain is kept for a day, for
+# whoever comes in its place (see db.processes).
 FORGET_PROCESSES = """
 delete from processes
-where settled_at is not null and (left_at is not null or ended_at < now() - interval '1 hour')
+where settled_at is not null
+    and (left_at is not null or ended_at < now() - interval '1 hour')
+    and (paused_at is null or ended_at < now() - interval '1 day')
 """
 END_DEAD_RUNS = """
 update runs set ended_at = now(), in_flight = 0
@@ -92,7 +95,6 @@ FORGET_RUNS = "delete from runs where ended_at < now() - interval '7 days'"
 
 CHUNK_ROWS = 2000
 """How many rows one transaction changes at most, so that none lasts long."""
-STREAM_DELAY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ async def sweep(database: Fetches, *, lease_seconds: float, grace_seconds: float
     swept.ended.extend(await _end(database, FORSAKEN, ABANDONED))
     orphans = await sweep_followers(database)
     swept.waiting.extend(orphans.waiting)
+    swept.lost.extend(orphans.lost)
     swept.followed.extend(orphans.answered)
     swept.gone.extend(orphans.gone)
     swept.unserved.extend(row["backend"] for row in await database.fetch(UNSERVED))

@@ -177,7 +177,8 @@ def _result(row: Any) -> Iterator[Event]:
         "backend": row["backend"],
         "worker": row["worker"],
         "run": None if of_provider else row["run_id"],
-        "epoch": row["epoch"] or None,
+        # That of an answer which was another's lies below all claims of its own.
+        "epoch": row["epoch"] if row["epoch"] > 0 else None,
     }
     if row["started_at"] is not None and of_provider:
         yield from _with_provider(row, row["started_at"], row["epoch"])

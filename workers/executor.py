@@ -13,7 +13,7 @@ from carpool import metrics, tracing
 from carpool.doorbell import Doorbell
 from carpool.errors import EngineDied, PassingError, Unavailable
 from carpool.log import cause
-from carpool.notices import MAX_INLINE_BYTES, Finished, Source
+from carpool.notices import MAX_INLINE_BYTES, Finished, Reads, Source
 from carpool.prices import Ledger
 from carpool.settings import Settings
 from carpool.span_attributes import STORED
@@ -39,6 +39,8 @@ LONG_BACKOFF_SHARE = 1 / 20
 MAX_DOUBLINGS = 16
 LIMITED_BACKOFF_CLAIMS = 4
 """After so many claims the wait for the next attempt grows no more."""
+MOST_EARLY = 1000
+"""Of so many claims that have not come yet it is kept who reads them."""
 LIMITED_SECONDS = 3600.0
 """How long a request without a deadline meets rate limits until it is told of them."""
 log = structlog.get_logger()
@@ -95,6 +97,7 @@ class Executor:
             observe=metrics.group_size("failures"),
         )
         self._streams: dict[UUID, Stream] = {}
+        self._early: dict[UUID, dict[UUID, Reads]] = {}
         self.answering: set[UUID] = set()
         """What the backend is busy with; what is answered and not stored yet is not of it."""
 
@@ -102,6 +105,28 @@ class Executor:
     def unread(self) -> set[UUID]:
         """What the backend is busy with and no chunk was told of: it may begin anew elsewhere."""
         return {identifier for identifier, stream in self._streams.items() if not stream.chunks}
+
+    def read(self, reads: Reads) -> None:
+        """Let a request have the chunks of a claim that the backend is busy with.
+
+        Whoever began to follow just behind the claim may be heard of before the claim is.
+        """
+        stream = self._streams.get(reads.id)
+        if stream is not None:
+            stream.read(reads)
+            return
+        if len(self._early) >= MOST_EARLY:
+            del self._early[next(iter(self._early))]
+        self._early.setdefault(reads.id, {})[reads.request] = reads
+
+    def _let_read(self, claimed: Claim, stream: Stream) -> None:
+        """Let those read who were heard of before; of those it names, the claim knows better."""
+        early = self._early.pop(claimed.id, None)
+        if early:
+            known = {claimed.id, *(follower for follower, _ in claimed.followers)}
+            for request, reads in early.items():
+                if request not in known:
+                    stream.read(reads)
 
     def start(self) -> None:
         """Begin to store."""
@@ -160,6 +185,7 @@ class Executor:
         )
         self.answering.add(claimed.id)
         self._streams[claimed.id] = stream
+        self._let_read(claimed, stream)
         began_at = datetime.now(UTC)
         try:
             answer = await self._ask(claimed, call, stream)
@@ -285,8 +311,9 @@ def _about(claimed: Claim) -> dict[str, Any]:
 
 
 def _heals(error: PassingError) -> bool:
-    """Whether time may heal it: not spent money, nor a request too large for a limit."""
-    return not (error.counts and error.status == RATE_LIMITED)
+    """Whether time may heal it, for nothing: not an answer that is none and is paid each time, nor
+    spent money, nor a request too large for a limit."""
+    return not error.paid and not (error.counts and error.status == RATE_LIMITED)
 
 
 def left_seconds(claimed: Claim) -> float | None:

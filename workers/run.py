@@ -1,9 +1,7 @@
 """A run: one worker serving one backend, a stretch of continuous batching."""
 
 import asyncio
-import time
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -14,34 +12,33 @@ from carpool.background import Background
 from carpool.doorbell import Doorbell
 from carpool.engine import EngineFigures
 from carpool.errors import EngineDied, PassingError
-from carpool.ids import id_at, new_id
+from carpool.ids import new_id
 from carpool.notices import (
     CHANGED_CHANNEL,
     Gone,
     Waiting,
     backend_channel,
     decode_bells,
+    decode_reads,
+    readers_channel,
     run_channel,
 )
 from carpool.prices import Ledger
 from carpool.settings import Settings
-from db.claim import Claim, StaleRoutesError, claim, waiting
+from db.claim import Claim, StaleRoutesError, waiting
 from db.database import Database, DatabaseAway, Lane
 from db.finish import Finisher
 from db.runs import beat_run, begin_run, end_run, release_strays, set_accepting
 from db.sweeper import ring_backends
 from workers.backends.protocol import Backend, Usage
+from workers.claiming import Claiming, settled
 from workers.executor import Executor
 from workers.map import Map
 from workers.metrics import HELD, figures_of
 from workers.readiness import Readiness
 from workers.scheduler import Scheduler
 
-LATE_COMMIT_SECONDS = 2.0
-"""An id older than this is committed or never will be: cursors stay behind it."""
 RECOVERY_SECONDS = 0.2
-LIMITED_SECONDS = 0.25
-"""How soon a backend whose rate limit is used up is asked again whether it takes a call."""
 log = structlog.get_logger()
 
 
@@ -57,6 +54,7 @@ class Run:
         process: UUID,
     ) -> None:
         self.id = new_id()
+        self._readers = readers_channel(self.id)
         self.engine_died = False
         self._settings = settings
         self._database = database
@@ -71,9 +69,11 @@ class Run:
             backend, health_seconds=settings.health_seconds, turned=self._turn, died=self._bury
         )
         self._map = Map(backend.name, own=settings.backends[backend.name].own)
+        self._claiming = Claiming(self.id, backend, self._scheduler, self._map)
         self._held: dict[UUID, tuple[Claim, asyncio.Task[None]]] = {}
         self._figures = figures_of(backend.name)
         self._draining = False
+        self._resumed = asyncio.Event()
         self._ended = False
         self._wake = asyncio.Event()
         self._look_now = asyncio.Event()
@@ -82,7 +82,13 @@ class Run:
     def drain(self) -> None:
         """Claim no more; `serve` returns when what is held is answered or handed back."""
         self._draining = True
+        self._resumed.clear()
         self._wake.set()
+
+    def resume(self) -> None:
+        """Claim again, where what is held is still being answered."""
+        self._draining = False
+        self._resumed.set()
 
     async def serve(self) -> bool:
         """Take a slot and serve until drained, ended by others, or the engine's death.
@@ -112,13 +118,18 @@ class Run:
                 self._readiness.check(),
                 self._readiness.tell(),
                 self._doorbell.listen(
-                    (backend_channel(self._backend.name), run_channel(self.id), CHANGED_CHANNEL),
+                    (
+                        *(backend_channel(self._backend.name), run_channel(self.id)),
+                        *(self._readers, CHANGED_CHANNEL),
+                    ),
                     self._heard,
                     self._connected,
                 ),
             )
             try:
                 await self._claim_for_ever(lane)
+                while self._draining and not await self._answered():
+                    await self._claim_for_ever(lane)
                 await self._wind_down(lane)
             finally:
                 await background.close()
@@ -155,23 +166,10 @@ class Run:
         if self._scheduler.idle or free <= 0:
             self._wake_in(self._readiness.pause_seconds)
             return False
-        granted = await self._backend.admit(free)
-        claims: list[Claim] = []
-        try:
-            picks = self._scheduler.plan(
-                free=granted, in_flight=len(self._held), now=datetime.now(UTC)
-            )
-            if not picks:
-                self._wake_in(None if granted else LIMITED_SECONDS)
-                return False
-            settled = _settled()
-            began = time.perf_counter()
-            claims = await claim(lane, self.id, self._map.version, picks)
-            self._figures.claimed(claims, seconds=time.perf_counter() - began)
-            self._scheduler.settle(picks, claims, settled=settled)
-        finally:
-            if granted > len(claims):
-                await self._backend.unused(granted - len(claims))
+        claims = await self._claiming.claim(lane, free=free, in_flight=len(self._held))
+        if claims is None:
+            self._wake_in(self._claiming.pause_seconds)
+            return False
         self._readiness.started(len(claims))
         for claimed in claims:
             if claimed.stopped:
@@ -320,10 +318,14 @@ class Run:
         if channel == CHANGED_CHANNEL:
             self._look_now.set()
             return
+        if channel == self._readers:
+            for reads in decode_reads(data):
+                self._executor.read(reads)
+            return
         for bell in decode_bells(data):
             match bell:
                 case Waiting():
-                    self._scheduler.note(bell, settled=_settled())
+                    self._scheduler.note(bell, settled=settled())
                     self._wake.set()
                 case Gone():
                     self._abort(bell.id, bell.epoch)
@@ -340,18 +342,31 @@ class Run:
         if identifier in self._executor.answering and self._epoch(identifier) == epoch:
             self._held[identifier][1].cancel()
 
+    async def _answered(self) -> bool:
+        """Let what is held finish for a while; False where it is to claim again meanwhile."""
+        held = [task for _, task in self._held.values()]
+        if not held or self.engine_died or self._ended:
+            return True
+        waits = [
+            asyncio.create_task(self._resumed.wait()),
+            asyncio.create_task(asyncio.wait(held, timeout=self._settings.drain_seconds)),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return not waits[0].done()  # that it resumed, though it may be drained again by now
+
     async def _wind_down(self, lane: Lane) -> None:
-        """Let what is held finish for a while, then hand it back; leave it if it is not ours.
+        """Hand back what is held and not answered; leave it if it is not ours.
 
         The rows of an engine that died are left to the sweep, which counts their loss.
         """
         tasks = [task for _, task in self._held.values()]
         limit = self._settings.drain_seconds
-        if not self._ended:
-            if tasks and not self.engine_died:
-                await asyncio.wait(tasks, timeout=limit)
-            if not await self._executor.stored(timeout_seconds=limit):
-                log.warning("answers_not_stored", run=str(self.id))
+        if not self._ended and not await self._executor.stored(timeout_seconds=limit):
+            log.warning("answers_not_stored", run=str(self.id))
         unfinished = [(i, held.epoch) for i, (held, task) in self._held.items() if not task.done()]
         for task in tasks:
             task.cancel()
@@ -366,8 +381,3 @@ class Run:
         except DatabaseAway as error:
             log.warning("run_not_ended", run=str(self.id), error=str(error))
         log.info("run_ended", run=str(self.id), handed_back=len(unfinished))
-
-
-def _settled() -> UUID:
-    """An id below which no transaction is still to commit."""
-    return id_at(datetime.now(UTC) - timedelta(seconds=LATE_COMMIT_SECONDS))

@@ -25,4 +25,4 @@ where
 returning
     q.id, q.epoch, q.team_id, q.class, q.endpoint, q.model, q.streamed, q.attempts, q.lost,
     q.channel, q.prefix_key, q.share, q.rank,
-    case when not q.ghost then q.batch_id end as batch_id, q.deadline
+    case when not q.ghost then q.batch_id end as batch_id, q.deadline, q.followed

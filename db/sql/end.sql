@@ -1,8 +1,8 @@
 -- Ends requests from outside of a run: cancelled, expired, abandoned or condemned ones. Whatever
 -- their state, the queue row goes and a result takes its place; the owner, if any, must be told. With
 -- $6 only those are ended whose client has still not come back. One that is cancelled or expires while
--- others follow it stays in the queue as a ghost: its work goes on for them. A ghost has its result already;
--- it goes only where it killed its engine ($3 = 1).
+-- others follow it stays in the queue as a ghost: its work goes on for them; so does one whose stream was
+-- interrupted. A ghost has its result already; it goes only where it killed its engine ($7).
 with asked as (
     select id from unnest($1::uuid[]) as e(id)
 ), kept as (
@@ -12,7 +12,7 @@ with asked as (
     where
         q.id = a.id and not q.ghost and ($2::integer is null or q.team_id = $2)
         and (not $6::boolean or q.abandon_at <= now())
-        and $3 in (2, 3) and q.followed and exists (select from queue f where f.leader = q.id)
+        and not $7 and q.followed and exists (select from queue f where f.leader = q.id)
     returning
         q.id, q.channel, null::uuid as owner, q.owner as holder, q.claimed_at, q.team_id,
         q.key_id, q.model, q.streamed, q.batch_id, q.epoch, q.attempts, false as had_result
@@ -20,9 +20,9 @@ with asked as (
     delete from queue q
     using asked a
     where
-        q.id = a.id and (not q.ghost or $3 = 1) and ($2::integer is null or q.team_id = $2)
+        q.id = a.id and (not q.ghost or $7) and ($2::integer is null or q.team_id = $2)
         and (not $6::boolean or q.abandon_at <= now())
-        and not ($3 in (2, 3) and q.followed and exists (select from queue f where f.leader = q.id))
+        and not (not $7 and q.followed and exists (select from queue f where f.leader = q.id))
     returning
         q.id, q.channel, q.owner, q.owner as holder, q.claimed_at, q.team_id, q.key_id, q.model,
         q.streamed, q.batch_id, q.epoch, q.attempts, q.ghost as had_result

@@ -1,15 +1,15 @@
 -- Gives the followers of requests that have just been answered the same answer: each gets a result of
--- its own, and leaves the queue. What a ghost has cost is put down to the first of its followers.
--- Whoever began to follow before the leader's row went is found, for this begins after that.
+-- its own, under the leader's epoch as followers know it, and leaves the queue. What a ghost has cost is
+-- put down to the first of its followers. Whoever began to follow before the leader's row went is found, for this begins after that.
 with answer as (
     select *
     from unnest(
         $1::uuid[], $2::boolean[], $3::smallint[], $4::bytea[], $5::text[], $6::integer[],
         $7::integer[], $8::integer[], $9::integer[], $10::bigint[], $11::bigint[], $12::bigint[],
-        $13::bigint[]
+        $13::bigint[], $17::integer[]
     ) as a(
         leader, ghost, status_code, body, upstream, prompt_tokens, cached_tokens, written_tokens,
-        completion_tokens, paid, saved_prefix, saved_window, saved_own
+        completion_tokens, paid, saved_prefix, saved_window, saved_own, epoch
     )
 ), done as (
     delete from queue q
@@ -24,14 +24,14 @@ with answer as (
         ))
         and (q.leader = a.leader) is true -- no way to reach the rows by
     returning
-        q.id, q.epoch, q.channel, q.team_id, q.key_id, q.model, q.streamed, q.attempts,
+        q.id, q.channel, q.team_id, q.key_id, q.model, q.streamed, q.attempts,
         q.batch_id, a.*
 ), charged as (
     select *, ghost and row_number() over (partition by leader order by id) = 1 as pays
     from done
 ), booked as (
     select
-        c.id, c.epoch, c.channel, c.team_id, c.key_id, c.model, c.streamed, c.attempts,
+        c.id, c.leader, c.epoch, c.channel, c.team_id, c.key_id, c.model, c.streamed, c.attempts,
         c.batch_id, c.status_code, c.body, c.upstream,
         case when pays then prompt_tokens else 0 end as prompt_tokens,
         case when pays then cached_tokens else 0 end as cached_tokens,
@@ -68,4 +68,4 @@ with answer as (
     from booked
     group by team_id, model, batch_id
 )
-select id, epoch, channel, upstream from booked
+select id, leader, epoch, channel, streamed, upstream from booked

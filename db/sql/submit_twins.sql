@@ -3,6 +3,7 @@
 -- that its end comes wholly before or after; one that is just ending lets the next lead. None follows
 -- one that has more time than itself, which may go where answers take long: it runs by itself. Of those
 -- that come at once with the same span the deadlines are not quite the same: 1 second is no more time.
+-- Returns who follows a leader that a run has now, and would read its chunks: a later claim finds them.
 with new as (
     select *
     from unnest(
@@ -36,20 +37,28 @@ with new as (
     order by twin, deadline, id
     on conflict (twin) where twin is not null and leader is null
     do update set followed = true
-    returning id, twin, coalesce(deadline, 'infinity') - interval '1 second' as deadline
+    returning
+        id, twin, coalesce(deadline, 'infinity') - interval '1 second' as deadline,
+        case when owner_kind = 1 then owner end as run
+), other as (
+    insert into queue (
+        id, team_id, key_id, person, class, endpoint, model, streamed, channel, awaited, share,
+        prefix_key, deadline, twin, leader, state
+    )
+    select
+        n.id, n.team_id, n.key_id, n.person, n.class, n.endpoint, n.model, n.streamed, n.channel,
+        n.channel is not null, n.share, n.prefix_key, n.deadline,
+        case when follows then n.twin end, case when follows then l.id end,
+        case when follows then 4 else 0 end
+    from new n
+    join leader l on l.twin = n.twin
+    cross join lateral (
+        select l.deadline <= coalesce(n.deadline, 'infinity') as follows
+    ) f
+    where n.id <> l.id
+    returning id, leader, streamed, channel
 )
-insert into queue (
-    id, team_id, key_id, person, class, endpoint, model, streamed, channel, awaited, share,
-    prefix_key, deadline, twin, leader, state
-)
-select
-    n.id, n.team_id, n.key_id, n.person, n.class, n.endpoint, n.model, n.streamed, n.channel,
-    n.channel is not null, n.share, n.prefix_key, n.deadline,
-    case when follows then n.twin end, case when follows then l.id end,
-    case when follows then 4 else 0 end
-from new n
-join leader l on l.twin = n.twin
-cross join lateral (
-    select l.deadline <= coalesce(n.deadline, 'infinity') as follows
-) f
-where n.id <> l.id
+select o.id, l.id as leader, l.run
+from other o
+join leader l on l.id = o.leader
+where o.streamed and o.channel is not null and l.run is not null

@@ -1,8 +1,5 @@
 """Identical requests are computed once; whatever ends or dies between, each has one answer."""
 
-import asyncio
-import random
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -10,44 +7,18 @@ from uuid import UUID
 import pytest
 
 from carpool.ids import new_id
-from carpool.prices import Ledger
 from carpool.states import Outcome, QueueState
-from db.database import DatabaseAway
 from db.delivery import attach
 from db.end import ABANDONED, CANCELLED, CONDEMNED, EXPIRED, end_requests
 from db.follow import sweep_followers
-from db.group import GroupCommit
 from db.submit import submit
 from db.sweep import sweep
-from tests.stack import eventually
+from tests.integration.twins import STORED, TWIN, answered, come, states
 
 if TYPE_CHECKING:
-    from tests.integration.db_fixtures import Bench, TestRun
+    from tests.integration.db_fixtures import Bench
 
 pytest_plugins = ("tests.integration.db_fixtures",)
-
-TWIN = UUID(int=77)
-STORED = """
-select id, outcome, paid, saved_shared, saved_own, prompt_tokens from results order by id
-"""
-
-
-async def come(bench: "Bench", number: int = 1, **columns: Any) -> list[UUID]:
-    """Identical requests, all in one group."""
-    return await bench.fill(number, **({"fingerprint": TWIN, "shareable": True} | columns))
-
-
-async def states(bench: "Bench") -> list[tuple[UUID, QueueState, UUID | None]]:
-    rows = await bench.sql("select id, state, leader from queue order by id")
-    return [(row["id"], QueueState(row["state"]), row["leader"]) for row in rows]
-
-
-async def answered(run: "TestRun", claims: Any, **columns: Any) -> Any:
-    from tests.integration.db_fixtures import result
-
-    ledger = Ledger(paid=10, saved_own=5)
-    found = [result(c, **({"ledger": ledger, "prompt_tokens": 3} | columns)) for c in claims]
-    return await run.finisher.finish(run.lane, found, False)
 
 
 async def test_the_first_leads_and_all_are_answered_with_it(bench: "Bench") -> None:
@@ -75,22 +46,6 @@ async def test_the_first_leads_and_all_are_answered_with_it(bench: "Bench") -> N
     assert await bench.value("select sum(saved_shared) from deltas") == 30
 
 
-async def test_many_that_come_at_once_have_one_leader(bench: "Bench") -> None:
-    from tests.integration.db_fixtures import submission
-
-    lanes = [bench.lane() for _ in range(8)]
-    items = [submission(fingerprint=TWIN, shareable=True) for _ in range(32)]
-    await asyncio.gather(
-        *(submit(lane, items[place::8], False) for place, lane in enumerate(lanes))
-    )
-    assert await bench.value("select count(*) from queue where leader is null") == 1
-    assert await bench.value("select count(*) from queue") == 32
-    run = await bench.run()
-    [leader] = await run.claim(99)
-    await answered(run, [leader])
-    assert await bench.value("select count(*) from results where outcome = 0") == 32
-
-
 async def test_who_waits_is_told(bench: "Bench") -> None:
     channel = new_id()
     _, second = await come(bench, 2, channel=channel)
@@ -110,40 +65,6 @@ async def test_a_failed_leader_wakes_the_followers(bench: "Bench") -> None:
     await answered(run, claims)
     outcomes = {row["id"]: row["outcome"] for row in await bench.sql(STORED)}
     assert outcomes == {first: 1, rest[0]: 0, rest[1]: 0}
-
-
-async def test_one_that_comes_while_its_leader_ends_is_answered(bench: "Bench") -> None:
-    """It locks the leader's row; the leader's end waits, and then finds it."""
-    from tests.integration.db_fixtures import submission
-
-    [first] = await come(bench)
-    run = await bench.run()
-    claims = await run.claim(1)
-    coming = await bench.open_lane()
-    late = submission(fingerprint=TWIN, shareable=True)
-    await submit(coming, [late], False)
-    finishing = asyncio.create_task(answered(run, claims))
-    await bench.blocked_pid()
-    await coming.commit()
-    await finishing
-    assert [row["id"] for row in await bench.sql(STORED)] == [first, late.id]
-
-
-async def test_one_that_comes_after_its_leaders_end_leads(bench: "Bench") -> None:
-    """The leader's end is not committed yet; who comes waits for it, and finds no leader."""
-    from tests.integration.db_fixtures import result, submission
-
-    await come(bench)
-    run = await bench.run()
-    claims = await run.claim(1)
-    ending = await bench.open_lane()
-    await run.finisher.finish(ending, [result(c) for c in claims], False)
-    late = submission(fingerprint=TWIN, shareable=True)
-    coming = asyncio.create_task(submit(bench.lane(), [late], False))
-    await bench.blocked_pid()
-    await ending.commit()
-    await coming
-    assert await states(bench) == [(late.id, QueueState.WAITING, None)]
 
 
 @pytest.mark.parametrize(
@@ -297,26 +218,6 @@ async def test_what_a_crash_left_between_is_put_right(bench: "Bench") -> None:
     ]
 
 
-async def test_a_cancel_that_meets_a_new_follower_orphans_none(bench: "Bench") -> None:
-    """The cancel waits for the follower's coming, and may miss it; the sweep wakes it then."""
-    from tests.integration.db_fixtures import submission
-
-    [first] = await come(bench)
-    coming = await bench.open_lane()
-    late = submission(fingerprint=TWIN, shareable=True)
-    await submit(coming, [late], False)
-    cancelling = asyncio.create_task(end_requests(bench.lane(), [first], CANCELLED))
-    await bench.blocked_pid()
-    await coming.commit()
-    await cancelling
-    await sweep_followers(bench.lane())
-    run = await bench.run()
-    await answered(run, await run.claim(9))
-    await sweep_followers(bench.lane())
-    outcomes = {row["id"]: row["outcome"] for row in await bench.sql(STORED)}
-    assert outcomes == {first: 2, late.id: 0}
-
-
 async def test_a_cancelled_leader_that_kills_its_engine_ends_and_the_others_run(
     bench: "Bench",
 ) -> None:
@@ -336,66 +237,3 @@ async def test_no_one_waits_for_a_leader_that_was_cancelled(bench: "Bench") -> N
     await end_requests(bench.database, [first], CANCELLED)
     assert not await attach(bench.database, first, new_id())
     assert await attach(bench.database, second, new_id())
-
-
-async def test_whatever_comes_ends_and_is_cancelled_at_once_each_has_one_result(
-    bench: "Bench",
-) -> None:
-    """Groups that hold the same few twins in any order, two runs, a canceller and the sweep."""
-    from tests.integration.db_fixtures import result, submission
-
-    chance = random.Random(4)
-    over = asyncio.Event()
-    stored: list[UUID] = []
-
-    async def comes() -> None:
-        group = GroupCommit(bench.database, submit, limit=64, lanes=2)
-        group.start()
-        for _ in range(12):
-            items = [
-                submission(fingerprint=UUID(int=chance.randrange(1, 12)), shareable=True)
-                for _ in range(64)
-            ]
-            await asyncio.gather(*(group.put(item) for item in items))
-            stored.extend(item.id for item in items)
-        await group.close()
-
-    async def serves(run: "TestRun") -> None:
-        group = GroupCommit(bench.database, run.finisher.finish, limit=64, lanes=2)
-        group.start()
-        while not over.is_set():
-            claims = await run.claim(8)
-            good = [chance.random() < 0.8 for _ in claims]
-            await asyncio.gather(
-                *(
-                    group.put(result(c, outcome=Outcome.COMPLETED if ok else Outcome.FAILED))
-                    for c, ok in zip(claims, good, strict=True)
-                )
-            )
-        await group.close()
-
-    async def cancels() -> None:
-        lane = bench.lane()
-        while not over.is_set():
-            some = chance.sample(stored, min(len(stored), 8))
-            with suppress(DatabaseAway):
-                await end_requests(lane, some, CANCELLED)
-
-    async def sweeps() -> None:
-        lane = bench.lane()
-        while not over.is_set():
-            with suppress(DatabaseAway):
-                await sweep_followers(lane)
-
-    runs = [await bench.run() for _ in range(2)]
-    others = [asyncio.create_task(each) for each in (*map(serves, runs), cancels(), sweeps())]
-    await asyncio.gather(comes(), comes())
-
-    async def empty() -> bool:
-        return bool(await bench.value("select count(*) from queue") == 0)
-
-    await eventually(empty)
-    over.set()
-    await asyncio.gather(*others)
-    assert len(stored) == 2 * 12 * 64
-    assert [row["id"] for row in await bench.sql(STORED)] == sorted(stored)

@@ -10,6 +10,7 @@ import pytest
 from carpool.errors import Unavailable
 from db.database import Database, DatabaseAway, Lane
 from db.finish import NOT_MINE
+from db.follow import Origin
 from db.group import GroupCommit
 from db.submit import SUBMIT, Submission, columns, submit
 
@@ -90,7 +91,7 @@ async def started(
 
 
 @pytest.fixture
-async def submissions(bench: "Bench") -> AsyncIterator[GroupCommit[Submission, None]]:
+async def submissions(bench: "Bench") -> AsyncIterator[GroupCommit[Submission, Origin | None]]:
     async for group in started(bench.database, submit):
         yield group
 
@@ -115,7 +116,7 @@ async def settle(group: GroupCommit[Any, Any], handed: Sequence[Any]) -> list[An
     ids=["a NUL", "a lone surrogate", "a key beyond int8"],
 )
 async def test_one_bad_item_in_the_middle_of_a_group_fails_alone(
-    bench: "Bench", submissions: GroupCommit[Submission, None], strange: dict[str, Any]
+    bench: "Bench", submissions: GroupCommit[Submission, Origin | None], strange: dict[str, Any]
 ) -> None:
     handed = items(**strange)
     outcomes = await settle(submissions, handed)
@@ -262,7 +263,7 @@ async def test_drain_returns_when_all_is_stored(bench: "Bench") -> None:
 
 
 async def test_a_caller_that_went_away_harms_no_one(
-    bench: "Bench", submissions: GroupCommit[Submission, None]
+    bench: "Bench", submissions: GroupCommit[Submission, Origin | None]
 ) -> None:
     handed = items()
     futures = [submissions.put(item) for item in handed]

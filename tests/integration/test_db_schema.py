@@ -39,7 +39,7 @@ pytest_plugins = ("tests.integration.db_fixtures",)
 NOON = datetime(2031, 5, 17, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 INSTANT = timedelta(milliseconds=1)
-NOT_OF_THE_QUEUE = ("upstream", "body", "stopped", "traceparent")
+NOT_OF_THE_QUEUE = ("upstream", "body", "stopped", "traceparent", "followers")
 _TEMPLATE = re.compile(r"\{[a-z_]+\}")
 _STATEMENT = re.compile(r"\s*(--.*\n)*\s*(with|select|insert|update|delete)\b", re.IGNORECASE)
 
@@ -79,7 +79,8 @@ async def test_a_claim_returns_what_it_is_read_into(bench: "Bench", sql: str) ->
     prepared = await (await bench.connection()).prepare(sql)
     names = [attribute.name for attribute in prepared.get_attributes()]
     assert [{"class": "service_class"}.get(name, name) for name in names] == [
-        *(field for field in Claim.__struct_fields__ if field not in NOT_OF_THE_QUEUE)
+        *(field for field in Claim.__struct_fields__ if field not in NOT_OF_THE_QUEUE),
+        "followed",  # whether its followers are to be read
     ]
 
 

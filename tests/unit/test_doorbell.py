@@ -27,12 +27,15 @@ from carpool.notices import (
     Gone,
     Lost,
     Notice,
+    Reads,
     Waiting,
     api_channel,
     backend_channel,
     decode_bells,
     decode_notices,
+    decode_reads,
     encode,
+    readers_channel,
     run_channel,
 )
 from cli.valkey import embedded_valkey
@@ -117,18 +120,24 @@ async def test_each_message_reaches_its_channel(make: Make) -> None:
     notice: Notice = Finished(new_id(), 2, 0, 200, b'{"a":1}', 3)
     waiting: Bell = Waiting("m", 1, 7)
     gone: Bell = Gone(new_id(), 2)
-    channels = (api_channel(api), backend_channel("b"), run_channel(run), CHANGED_CHANNEL)
+    reads = Reads(new_id(), new_id(), api, 3)
+    channels = (
+        *(api_channel(api), backend_channel("b"), run_channel(run)),
+        *(readers_channel(run), CHANGED_CHANNEL),
+    )
     async with listening(make, *channels) as ear:
         bell = make()
         async with working(bell, bell.serve()):
             bell.notify(api, notice)
             bell.ring("b", waiting)
             bell.tell_run(run, gone)
+            bell.tell_reader(run, reads)
             bell.announce(CHANGED_CHANNEL)
             heard = dict([await ear.next() for _ in channels])
     assert decode_notices(heard[api_channel(api)]) == [notice]
     assert decode_bells(heard[backend_channel("b")]) == [waiting]
     assert decode_bells(heard[run_channel(run)]) == [gone]
+    assert decode_reads(heard[readers_channel(run)]) == [reads]
     assert CHANGED_CHANNEL in heard
 
 

@@ -3,17 +3,19 @@
 import asyncio
 from itertools import pairwise
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from api.sinks import AnswerSink, StreamSink
 from carpool.ids import new_id
-from carpool.notices import Delta, Finished, Lost
+from carpool.notices import Delta, Finished, Lost, led
 from carpool.states import Outcome
 from db.results import Stored
 
 ID = new_id()
-EPOCHS = range(1, 5)
+EPOCHS = (led(1), led(2), 1, 2, 3, 4)
+"""Those of a leader, and those of its own."""
 CHUNKS = {epoch: [b"%d:%d" % (epoch, place) for place in range(6)] for epoch in EPOCHS}
 """What each claim says, each chunk unlike all others."""
 
@@ -93,6 +95,8 @@ class Client:
 @example([delta(1, 0, 2), delta(2, 0, 3), finished(2), None])
 @example([delta(1, 0, 2), stored(2), None])
 @example([delta(1, 2, 4), delta(2, 0, 2), finished(2), None])
+@example([delta(led(1), 0, 2), 0, delta(1, 0, 6), finished(1), None])
+@example([delta(led(1), 0, 2), stored(led(2)), None])
 @example([delta(2, 0, 2), delta(1, 0, 6), delta(2, 2, 6), finished(2), None])
 @example([2, delta(1, 0, 6), delta(2, 0, 6), finished(2), None])
 def test_what_is_read_is_the_beginning_of_one_claim(sequence: list[Heard]) -> None:
@@ -140,14 +144,43 @@ def test_a_gap_is_filled_from_what_is_stored() -> None:
     assert client.read == CHUNKS[1]
 
 
-def test_a_newer_claim_interrupts_what_was_read() -> None:
-    for newer in (Lost(ID, 2), delta(2, 0, 1), 2):
-        client = Client()
-        client.hear(delta(1, 0, 1))
-        client.sink.event.clear()
-        client.hear(newer)
-        assert client.sink.interrupted
-        assert client.sink.event.is_set()
+def test_what_a_gap_left_out_is_asked_for_and_read() -> None:
+    client = Client()
+    assert client.sink.lacks_from == 0
+    for heard in (delta(1, 0, 2), None):
+        client.hear(heard)
+    assert client.sink.lacks_from is None
+    client.hear(delta(1, 3, 5))
+    assert client.sink.lacks_from == 2
+    client.hear(delta(1, 2, 5))
+    assert client.sink.lacks_from is None
+    for heard in (delta(1, 5, 6), finished(1)):
+        client.hear(heard)
+    assert not client.sink.lacks_chunks
+    assert client.sink.lacks_from is None
+    client.look()
+    assert client.read == CHUNKS[1]
+
+
+@pytest.mark.parametrize(
+    ("read", "newer"),
+    [
+        (1, Lost(ID, 2)),
+        (1, delta(2, 0, 1)),
+        (1, 2),
+        (led(1), delta(led(2), 0, 1)),
+        (led(1), led(2)),
+        (led(2), 0),
+        (led(2), delta(1, 0, 1)),
+    ],
+)
+def test_a_newer_claim_interrupts_what_was_read(read: int, newer: Heard) -> None:
+    client = Client()
+    client.hear(delta(read, 0, 1))
+    client.sink.event.clear()
+    client.hear(newer)
+    assert client.sink.interrupted
+    assert client.sink.event.is_set()
 
 
 def test_a_newer_claim_begins_anew_what_nobody_read() -> None:
