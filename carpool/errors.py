@@ -150,8 +150,9 @@ class PassingError(BackendError):
 
     ``status`` and ``body`` (OpenAI's error JSON) are what the client gets when no attempt is left;
     ``retry_after_seconds`` is the provider's own wish. One that ``counts`` not is no failure of the
-    request, and uses up none of its attempts: a rate limit. ``detail`` is what the backend said of
-    it, which may repeat the prompt: of the reason, but never logged.
+    request, and uses up none of its attempts: a rate limit. One that is ``paid`` may cost money
+    each time. ``detail`` is what the backend said of it, which may repeat the prompt: of the
+    reason, but never logged.
     """
 
     def __init__(
@@ -163,11 +164,13 @@ class PassingError(BackendError):
         body: bytes | None = None,
         retry_after_seconds: float | None = None,
         counts: bool = True,
+        paid: bool = False,
     ) -> None:
         self.reason = reason if detail is None else f"{reason}: {detail}"
         super().__init__(self.reason)
         self._summary = reason
         self.counts = counts
+        self.paid = paid
         self.status = status
         self.body = body or error_body(self.reason, "server_error", code="backend_error")
         self.retry_after_seconds = retry_after_seconds

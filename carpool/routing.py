@@ -8,7 +8,7 @@ while every leg before it is down. Pure: what is decided here is carried out by 
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate, pairwise
 from typing import Annotated, Final, Literal, get_args
@@ -21,6 +21,8 @@ from carpool.states import ServiceClass
 SHARES: Final = 10_000
 """Into how many buckets the traffic is cut; a request's bucket is a hash of its body."""
 ALL_SHARES: Final = (0, SHARES)
+HURRIED: Final = SHARES
+"""The bucket of what a backend that gathers has left to live calls: behind all of the traffic's."""
 ClassName = Literal["interactive", "flex", "batch"]
 MAX_NAME_LENGTH = 256
 MAX_LEGS = 64
@@ -214,7 +216,8 @@ def cells(
     """What a backend, itself taken as up, may claim of a model now, given which others are up.
 
     ``patience`` names the backends that take their time, and below how many seconds left they
-    leave what has a deadline to the legs behind them; interactive requests they always leave.
+    leave what has a deadline to the legs behind them, like all that is `HURRIED`; interactive
+    requests they always leave.
     """
     slow = patience or {}
     legs_with_shares = [
@@ -244,7 +247,9 @@ def cells(
                 waits = [slow[other.backend] for other, _ in up if other.backend in slow]
                 if waits:
                     hurried = msgspec.structs.replace(leg, left_seconds=max(waits))
-                    found += _timed(model, hurried, service_class)
+                    quick = [other for other in up if other[0].backend not in slow]
+                    its = _untimed(model, leg, shares, service_class, quick)
+                    found += _left_over(model, hurried, service_class, its)
     return found
 
 
@@ -260,7 +265,7 @@ def upstreams(
 
     Whatever the time, the prices and which backends are up; more than one where several legs fit.
     """
-    bucket = SHARES - 1 if share is None else share
+    bucket = SHARES - 1 if share is None else min(share, SHARES - 1)
     return {
         leg.upstream
         for leg, shares in zip(legs, _ranges(legs), strict=True)
@@ -316,11 +321,34 @@ def _untimed(
             "teams": teams,
             "but_teams": but_teams,
         }
-        for free in _without(shares or ALL_SHARES, taken):
+        for low, high in _without(shares or ALL_SHARES, taken):
+            last = low < SHARES <= high
+            free = (low, HURRIED + 1 if last else high)
             yield Cell(kind=Kind.SHARE, shares=free, **common)  # type: ignore[arg-type]
             # What came before the route cut shares goes with the last of them.
-            if free[0] < SHARES <= free[1]:
+            if last:
                 yield Cell(kind=Kind.WHOLE, **common)  # type: ignore[arg-type]
+
+
+def _left_over(
+    model: str, leg: Leg, service_class: ServiceClass, its: Iterable[Cell]
+) -> Iterable[Cell]:
+    """What the backends before a leg gather none of, because no way of theirs is in time.
+
+    Of the teams alone of which some would be the leg's, were those not there: what a quick backend
+    before it takes is not left to it.
+    """
+    all_hurried = Cell(
+        model=model,
+        upstream=leg.upstream or model,
+        service_class=service_class,
+        kind=Kind.SHARE,
+        teams=None,
+        shares=(HURRIED, HURRIED + 1),
+    )
+    for teams, but_teams in dict.fromkeys((cell.teams, cell.but_teams) for cell in its):
+        for cell in (*_timed(model, leg, service_class), all_hurried):
+            yield replace(cell, teams=teams, but_teams=but_teams)
 
 
 def _ranges(legs: Sequence[Leg]) -> list[tuple[int, int] | None]:

@@ -103,6 +103,8 @@ class OpenAIBatchSettings(OpenAISettings):
     max_bytes: int = Field(default=200 * 1000**2, ge=1)
     max_enqueued_tokens: int | None = Field(default=None, ge=1)
     """Of all open provider batches of one model, estimated; None sets no limit."""
+    max_background_responses: int = Field(default=5000, ge=1)
+    """How many are open at once, of all workers; each is asked for some 40 times."""
     gather_seconds: float = Field(default=60, gt=0)
     """How long the first row waits for company."""
     poll_seconds: float = Field(default=60, gt=0)

@@ -1,48 +1,90 @@
 """What waits for a provider's Batch API, and how it becomes provider batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 
-from carpool.routing import Kind
-from carpool.states import ENDPOINTS, Endpoint
+from carpool.routing import HURRIED, Kind
+from carpool.states import ENDPOINTS, Endpoint, ServiceClass
 from db.claim import Group
-from db.database import Lane
+from db.database import Database, Fetches, Lane
 from db.provider_batches import NO_ROOM
 from db.sql import load
 
 GATHER = load("gather")
+MOVED_ROWS = 5000
+"""One statement moves so many at most, so that none lasts long."""
+BY_PREFIX = "q.class = 2 and q.share is null and q.rank = {} order by q.prefix_key, q.id"
+BY_AGE = "q.class = 1 and q.share is null order by q.id"
+BY_SHARE = (
+    "q.class = {} and q.share is not null and q.share >= {} and q.share < {} order by q.share, q.id"
+)
+BY_LOSS = (
+    "q.lost = {} and q.class = {} and coalesce(q.share, -1) >= {} and coalesce(q.share, -1) < {}"
+    " order by q.id"
+)
 
 
-def _counting(which: str, *, state: int = 0) -> str:
-    """What waits of a group; deadlines to the minute, so that there are few, and no streams."""
+def _first(which: str, *, but: str = "", after: int = 3) -> str:
+    """The first $3 rows of a group; its own parameters are those after so many."""
+    group = which.format(*(f"${after + n + 1}" for n in range(which.count("{}"))))
     return f"""
-select w.endpoint, w.batch_id, date_bin('1 minute', w.deadline, 'epoch') as deadline,
-    count(*)::integer as rows, w.verbatim
-from (
-    select q.endpoint, q.batch_id, q.deadline, q.verbatim from queue q
-    where q.model = $1 and q.team_id = $2 and q.state = {state} and not q.streamed
-        and {which} limit $3
-) w
-group by 1, 2, 3, 5
+    select q.ctid, q.endpoint, q.batch_id, q.deadline, q.verbatim, q.share, q.streamed from queue q
+    where q.model = $1 and q.team_id = $2 and q.state = {3 if which is BY_LOSS else 0} {but}
+        and {group} limit $3
 """  # noqa: S608 - texts of this module
 
 
-SURVEY_BY_PREFIX = _counting(
-    "q.class = 2 and q.share is null and q.rank = $4 order by q.prefix_key, q.id"
-)
-SURVEY_BY_AGE = _counting("q.class = 1 and q.share is null order by q.id")
-SURVEY_BY_SHARE = _counting(
-    "q.class = $4 and q.share is not null and q.share >= $5 and q.share < $6 order by q.share, q.id"
-)
-SURVEY_SUSPECTS = _counting(
-    "q.lost = $4 and q.class = $5 and coalesce(q.share, -1) >= $6 and coalesce(q.share, -1) < $7"
-    " order by q.id",
-    state=3,
-)
+def _counting(which: str) -> str:
+    """What waits of a group; deadlines to the minute, so that there are few, and no streams."""
+    return f"""
+select w.endpoint, w.batch_id, date_bin('1 minute', w.deadline, 'epoch') as deadline,
+    count(*)::integer as rows, w.verbatim, coalesce(w.share = {HURRIED}, false) as hurried
+from ({_first(which, but="and not q.streamed")}) w
+group by 1, 2, 3, 5, 6
+"""  # noqa: S608 - texts of this module
+
+
+def _moving(change: str, which: str, those: str, *, but: str = "", after: int) -> str:
+    """Changes those that are chosen of a group's first, some at a time; no other is locked."""
+    return f"""
+update queue q set {change}
+where q.ctid = any(array(
+    select w.ctid from queue w
+    where w.state = 0 and w.ctid = any(array(
+        select f.ctid from ({_first(which, but=but, after=after)}) f where {those}
+        limit {MOVED_ROWS}
+    ))
+    for update skip locked
+))
+returning q.id
+"""  # noqa: S608 - texts of this module
+
+
+SURVEY = {which: _counting(which) for which in (BY_PREFIX, BY_AGE, BY_SHARE, BY_LOSS)}
+# Of one endpoint, those of some batches, and those by themselves with the deadlines of a survey.
+HURRY = {
+    which: _moving(
+        f"share = {HURRIED}",
+        which,
+        """f.endpoint = $4 and f.verbatim = $5 and f.share is distinct from $8
+        and (
+            f.batch_id = any($6::uuid[])
+            or f.batch_id is null
+                and date_bin('1 minute', f.deadline, 'epoch') = any($7::timestamptz[])
+        )""",
+        but="and not q.streamed",
+        after=8,
+    )
+    for which in (BY_PREFIX, BY_AGE, BY_SHARE)
+}
+HURRY_STREAMS = {
+    which: _moving("class = 0", which, "f.streamed", after=3) for which in (BY_AGE, BY_SHARE)
+}
 # Those of batches that are stopped are left to the sweep.
 DEADLINES = """
 select id, expires_at from batches where id = any($1::uuid[]) and status = 1 and not expiring
@@ -65,6 +107,8 @@ join provider_batches p on p.backend = $1 and p.completion_window = w.completion
 where p.state = 3 and p.ended_at > now() - make_interval(secs => $3) and starts_with(p.error, $4)
 """
 
+IN_LINE = "select pg_advisory_xact_lock(hashtextextended('background responses of ' || $1, 0))"
+
 WITHOUT_SHARES = (-1, 0)
 """Rows that have none, as the range of shares that they count as."""
 RECENT_BATCHES = 200
@@ -81,6 +125,8 @@ class Waiters(msgspec.Struct, frozen=True):
     rows: int
     verbatim: bool = False
     """Found to have no equal as a response."""
+    hurried: bool = False
+    """Left to live calls already."""
 
     @property
     def translatable(self) -> bool:
@@ -119,8 +165,8 @@ async def survey(lane: Lane, groups: Sequence[Group], *, rows: int) -> list[Wait
     """What waits among the first so many rows of each group, but for what cannot be gathered."""
     found = []
     for group in groups:
-        query, values = _survey(group)
-        seen = await lane.fetch(query, group.cell.model, group.team_id, rows, *values)
+        which, values = _which(group)
+        seen = await lane.fetch(SURVEY[which], group.cell.model, group.team_id, rows, *values)
         found += [Waiters(group, *row) for row in seen]
     batches = list({waiters.batch_id for waiters in found} - {None})
     if not batches:
@@ -135,8 +181,54 @@ async def survey(lane: Lane, groups: Sequence[Group], *, rows: int) -> list[Wait
     ]
 
 
+async def hurry(lane: Lane, waiters: Sequence[Waiters], *, rows: int) -> int:
+    """Leave what waits to live calls, though it has much time left; how many rows.
+
+    They are claimed as `carpool.routing.HURRIED`, in their class. Like a survey it looks at the
+    first so many rows of each group; where very many are to be left, the next one leaves more.
+    """
+    alike: dict[tuple[Group, int, bool], list[Waiters]] = {}
+    for one in waiters:
+        alike.setdefault((one.group, one.endpoint, one.verbatim), []).append(one)
+    moved = 0
+    for (group, endpoint, verbatim), ones in alike.items():
+        which, values = _which(group)
+        batches = [one.batch_id for one in ones if one.batch_id is not None]
+        deadlines = [one.deadline for one in ones if one.batch_id is None]
+        found = await lane.fetch(
+            HURRY[which],
+            group.cell.model,
+            group.team_id,
+            rows,
+            endpoint,
+            verbatim,
+            batches,
+            deadlines,
+            HURRIED,
+            *values,
+        )
+        moved += len(found)
+    return moved
+
+
+async def hurry_streams(lane: Lane, groups: Sequence[Group], *, rows: int) -> int:
+    """Let the streams that wait in groups of the flex class be interactive; how many there were.
+
+    They came before the route led to a backend that gathers; later ones are so from the first on.
+    """
+    moved = 0
+    for group in groups:
+        if group.cell.service_class is ServiceClass.FLEX and not group.lost:
+            which, values = _which(group)
+            found = await lane.fetch(
+                HURRY_STREAMS[which], group.cell.model, group.team_id, rows, *values
+            )
+            moved += len(found)
+    return moved
+
+
 async def gather(
-    lane: Lane, wanted: Gathering, *, run: UUID, version: int, keeper: UUID, lease_seconds: float
+    lane: Fetches, wanted: Gathering, *, run: UUID, version: int, keeper: UUID, lease_seconds: float
 ) -> int:
     """Make a provider batch in GATHERED, kept by ``keeper``; how many rows it has, 0 for none made.
 
@@ -174,6 +266,14 @@ async def gather(
     return int(rows[0]["lines"]) if rows else 0
 
 
+@asynccontextmanager
+async def in_line(database: Database, backend: str) -> AsyncIterator[Fetches]:
+    """A transaction in which no other worker of a backend gathers responses: it waits for them."""
+    async with database.by_index() as driver:
+        await driver.fetch(IN_LINE, backend)
+        yield driver
+
+
 async def durations(lane: Lane, backend: str, windows: Sequence[str]) -> dict[str, list[float]]:
     """For each window, how many seconds its last provider batches took from submission to end."""
     found: dict[str, list[float]] = {window: [] for window in windows}
@@ -190,15 +290,15 @@ async def paused_models(
     return {row["upstream"] for row in rows}
 
 
-def _survey(group: Group) -> tuple[str, tuple[int, ...]]:
-    """The statement that looks at a group in the order in which it is gathered."""
+def _which(group: Group) -> tuple[str, tuple[int, ...]]:
+    """Which rows a group's are, in the order in which it is gathered, and the text's parameters."""
     if group.lost:
-        return SURVEY_SUSPECTS, (group.lost, group.cell.service_class, *_shares(group))
+        return BY_LOSS, (group.lost, group.cell.service_class, *_shares(group))
     if group.cell.kind is Kind.SHARE:
-        return SURVEY_BY_SHARE, (group.cell.service_class, *group.cell.shares)
+        return BY_SHARE, (group.cell.service_class, *group.cell.shares)
     if group.by_prefix:
-        return SURVEY_BY_PREFIX, (group.rank,)
-    return SURVEY_BY_AGE, ()
+        return BY_PREFIX, (group.rank,)
+    return BY_AGE, ()
 
 
 def _shares(group: Group) -> tuple[int, int]:

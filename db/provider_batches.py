@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from carpool.states import ProviderBatchState
+from carpool.states import ProviderBatchState, ServiceClass
 from db.database import Fetches, Lane
 from db.pages import bounded
 
@@ -87,7 +87,8 @@ MEMBER_COLUMNS = """
 q.id, q.epoch, q.attempts, q.team_id, q.prefix_key,
 coalesce(
     q.deadline, (select b.expires_at from batches b where b.id = q.batch_id and not q.ghost)
-) as deadline
+) as deadline,
+q.class
 """
 MEMBERS = f"""
 select {MEMBER_COLUMNS} from queue q where q.owner = $1 order by q.prefix_key, q.id
@@ -180,6 +181,7 @@ class Member(msgspec.Struct, frozen=True):
     prefix_key: int
     deadline: datetime | None = None
     """Its own, or its batch's."""
+    service_class: int = ServiceClass.BATCH
 
 
 async def renew(lane: Lane, backend: str, keeper: UUID, lease_seconds: float) -> set[UUID]:

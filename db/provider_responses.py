@@ -7,28 +7,31 @@ from uuid import UUID
 import msgspec
 
 from db.database import Fetches, Lane
-from db.provider_batches import Member
+from db.provider_batches import MEMBER_COLUMNS, Member
 
-UNSENT = """
-select q.id, q.epoch, q.attempts, q.team_id, q.prefix_key from queue q
+UNSENT = f"""
+select {MEMBER_COLUMNS} from queue q
 where q.owner = $1 and q.id <> all($2::uuid[])
     and not exists (
         select from provider_responses r where r.provider_batch = $1 and r.request_id = q.id
     )
 order by q.prefix_key, q.id
 limit $3
-"""
-OPEN = """
-select q.id, q.epoch, q.attempts, q.team_id, q.prefix_key, r.response_id, r.kept, r.created_at,
+"""  # noqa: S608 - our own text
+OPEN = f"""
+select {MEMBER_COLUMNS}, r.response_id, r.kept, r.created_at,
     extract(epoch from now() - r.created_at)::float8 as age_seconds
-from provider_responses r join queue q on q.id = r.request_id and q.owner = r.provider_batch
+from provider_responses r
+join queue q on q.id = r.request_id and (q.owner = r.provider_batch) is true
 where r.provider_batch = $1
 order by r.created_at, r.request_id
-"""
+"""  # noqa: S608 - our own text
 UNCLAIMED = """
 select r.request_id, r.response_id, r.kept from provider_responses r
 where r.provider_batch = $1
-    and not exists (select from queue q where q.id = r.request_id and q.owner = r.provider_batch)
+    and not exists (
+        select from queue q where q.id = r.request_id and (q.owner = r.provider_batch) is true
+    )
 order by r.created_at
 """
 # One response for each request: where another was noted before, ours is the one too many; so it is
@@ -52,6 +55,18 @@ join provider_responses r using (provider_batch, request_id, response_id)
 """
 FORGET = """
 delete from provider_responses where provider_batch = $1 and request_id = any($2::uuid[])
+"""
+# A row counts from when it is gathered: it has a response, or will have one; and a response counts
+# until it is let go of, though its row be gone.
+COUNT_OPEN = """
+select (
+    select count(*) from provider_batches p join queue q on q.owner = p.id
+    where p.backend = $1 and p.state < 3 and p.background
+) + (
+    select count(*) from provider_batches p join provider_responses r on r.provider_batch = p.id
+    where p.backend = $1 and p.state < 3 and p.background
+        and not exists (select from queue q where q.id = r.request_id and q.owner = p.id)
+) as number
 """
 ANY_LEFT = """
 select exists (select from provider_responses where provider_batch = $1)
@@ -96,7 +111,7 @@ async def unsent(
 async def open_responses(lane: Fetches, batch: UUID) -> list[OpenResponse]:
     """The responses of rows that wait for them, oldest first."""
     rows = [tuple(row) for row in await lane.fetch(OPEN, batch)]
-    return [OpenResponse(Member(*row[:5]), *row[5:]) for row in rows]
+    return [OpenResponse(Member(*row[:7]), *row[7:]) for row in rows]
 
 
 async def unclaimed(lane: Fetches, batch: UUID) -> list[Unclaimed]:
@@ -120,6 +135,12 @@ async def note(lane: Lane, notes: Sequence[Note], again: bool) -> Sequence[bool]
 async def forget(lane: Fetches, batch: UUID, requests: Sequence[UUID]) -> None:
     """Of these requests nothing is left at the provider that would concern us."""
     await lane.fetch(FORGET, batch, requests)
+
+
+async def count_open(lane: Fetches, backend: str) -> int:
+    """How many background responses of a backend are open, or are about to be created."""
+    [row] = await lane.fetch(COUNT_OPEN, backend)
+    return int(row["number"])
 
 
 async def any_left(lane: Fetches, batch: UUID) -> bool:

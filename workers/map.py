@@ -87,9 +87,7 @@ class Map:
             leg.backend != self._backend and leg.backend in self._routing.live for leg in route.legs
         )
 
-    def hurries_elsewhere(
-        self, model: str, service_class: ServiceClass = ServiceClass.BATCH
-    ) -> bool:
+    def hurries_elsewhere(self, model: str, service_class: ServiceClass) -> bool:
         """Whether another backend that is up claims any team's late requests of a class."""
         return (model, service_class) in self._hurried
 

@@ -39,8 +39,9 @@ class Limits:
 
     def charge(self, settings: Settings, model: str, tokens: int) -> dict[str, str]:
         """The headers of an answer; raises `Refused` 429 and charges nothing if it is too much."""
+        requests = settings.requests_per_minute_of.get(model, settings.requests_per_minute)
         buckets = {
-            "requests": self._bucket(model, "requests", settings.requests_per_minute),
+            "requests": self._bucket(model, "requests", requests),
             "tokens": self._bucket(model, "tokens", settings.tokens_per_minute),
         }
         costs = {"requests": 1, "tokens": tokens}

@@ -63,6 +63,8 @@ class Seen(msgspec.Struct, kw_only=True):
     """How often the line of a custom_id was computed, over all batches: the paid ones."""
     held: int
     """Requests that hang now."""
+    most_open: int
+    """How many responses were open at once, at most."""
 
     def of(self, path: str, method: str = "*") -> list[Call]:
         """The calls of a path, which is a pattern as in `Fault`."""

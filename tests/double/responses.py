@@ -54,11 +54,13 @@ class Responses:
         self._world = world
         self._responses: dict[str, Response]
         self._created: list[Response]
+        self.most_open: int
         self.reset()
 
     def reset(self) -> None:
         self._responses = {}
         self._created = []
+        self.most_open = 0
 
     def routes(self) -> list[Route]:
         return [
@@ -106,6 +108,8 @@ class Responses:
         self._created.append(response)
         self._responses[response.id] = response
         world.now()
+        number = sum(not other.over for other in self._responses.values())
+        self.most_open = max(self.most_open, number)
         return json_response(response.as_json(), headers=headers)
 
     async def _get(self, request: Request) -> Answer:

@@ -19,6 +19,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
 
     requests_per_minute: int | None = None
     """For each model."""
+    requests_per_minute_of: dict[str, int] = {}
+    """For models that have another limit."""
     tokens_per_minute: int | None = None
     """For each model; a request is charged its prompt and what it may generate."""
 
@@ -51,6 +53,7 @@ class Changes(TypedDict, total=False):
     keys: list[str] | None
     models: list[str] | None
     requests_per_minute: int | None
+    requests_per_minute_of: dict[str, int]
     tokens_per_minute: int | None
     validating_seconds: float
     running_seconds: float

@@ -53,4 +53,5 @@ class World:
             responses=self.responses.seen(),
             lines=dict(self.record.lines),
             held=self.record.held,
+            most_open=self.responses.most_open,
         )

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests import prepared_postgres
 from tests.faults.load import Load, agree, ask, gathered, in_flight, settled
 from tests.stack import Stack, start_stack
 
@@ -24,8 +25,9 @@ LOST = "select count(*) from attempts where outcome = 'lost'"
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Short, and where the account of the embedded Postgres can enter."""
+    """Short, where the account of the embedded Postgres can enter, and with its data."""
     path = Path(tempfile.mkdtemp(prefix="carpool-"))
+    prepared_postgres.give(path)
     yield path
     rmtree(path)
 

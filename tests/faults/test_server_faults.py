@@ -1,9 +1,11 @@
 """Redis or Postgres die, come back empty, or stay away: each accepted request still ends once."""
 
 import asyncio
+import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -25,12 +27,17 @@ from tests.faults.load import (
     settled,
 )
 from tests.faults.processes import killed
-from tests.stack import Stack, eventually, stack_in_temporary_directory
+from tests.stack import CHAT, Stack, eventually, stack_in_temporary_directory
 
 PACE = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "200", "CARPOOL_SIMULATED_TOKEN_MS": "10"}
 CLIENTS = 32
-AWAY_SECONDS = 60.0
+REDIS_TIMEOUT_SECONDS = 0.5
+AWAY_SECONDS = 30 * REDIS_TIMEOUT_SECONDS
+"""As long as a minute is with the default timeout."""
 LEASE_SECONDS = 3.0
+ROUNDS_SECONDS = 3.0
+PROCESSES = 3
+"""An API, a worker and the jobs."""
 
 
 @asynccontextmanager
@@ -62,9 +69,10 @@ async def test_redis_killed_and_started_empty_under_load_costs_nothing() -> None
         once(await agree(stack, load.views))
 
 
-async def test_redis_away_for_a_minute_delays_answers_and_loses_none() -> None:
+async def test_redis_away_for_many_timeouts_delays_answers_and_loses_none() -> None:
     """It is stopped: connections to it hang. Every answer comes by the slow poll."""
-    with stack_in_temporary_directory(PACE) as stack:
+    hasty = PACE | {"CARPOOL_REDIS_TIMEOUT_SECONDS": str(REDIS_TIMEOUT_SECONDS)}
+    with stack_in_temporary_directory(hasty) as stack:
         pid = stack.pid("valkey")
         async with stack.async_client(max_retries=2) as client, httpx.AsyncClient() as plain:
             async with loaded(stack, client) as load:
@@ -149,6 +157,38 @@ async def test_postgres_away_longer_than_a_lease_costs_no_work_done(how: str) ->
             await settled(stack)
         answered(views)
         once(await agree(stack, views))
+
+
+async def test_that_postgres_is_away_is_said_once_by_each_process_and_that_it_is_back() -> None:
+    """Of what their loops meet at each round, and of requests that it could not let in."""
+    with stack_in_temporary_directory(
+        {
+            "CARPOOL_LOG_JSON": "true",
+            "CARPOOL_DATABASE_TIMEOUT_SECONDS": "2",
+            "CARPOOL_POLL_SECONDS": "0.2",
+        }
+    ) as stack:
+        async with stack.http() as http:
+            with dead(stack):
+                back_at = time.monotonic() + ROUNDS_SECONDS
+                while time.monotonic() < back_at:
+                    away = await http.post("/chat/completions", json=CHAT)
+                    assert away.status_code == 503
+            await eventually(stack.ready)
+
+            async def all_back() -> bool:
+                return logged(stack)["database_reached", None] == PROCESSES
+
+            await eventually(all_back)
+        lines = logged(stack)
+        assert {event for event, _ in lines} >= {"heartbeat_failed", "sweep_failed", "look_failed"}
+        assert {line: n for line, n in lines.items() if n > PROCESSES} == {}
+
+
+def logged(stack: Stack) -> Counter[tuple[str, str | None]]:
+    """How often each event was logged with each error, but for those of one request."""
+    lines = [json.loads(line) for line in stack.output().splitlines() if line.startswith("{")]
+    return Counter((n["event"], n.get("error")) for n in lines if "request" not in n)
 
 
 async def test_all_connections_cut_at_once_under_load_loses_nothing() -> None:

@@ -284,6 +284,16 @@ async def test_spent_money_does_not_come_back_with_time(
     assert len((await double.seen()).of(PATH)) == MOST_ATTEMPTS
 
 
+async def test_an_answer_that_is_none_is_not_paid_until_the_deadline(
+    http: httpx.AsyncClient, double: Double
+) -> None:
+    """Asked again as often as a request may be, whatever its deadline."""
+    await double.fault(PATH, status=200, times=None, body={"object": "nothing"})
+    answer = await ask(http, "1h", model="cloudy")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "backend_error")
+    assert len((await double.seen()).of(PATH)) == MOST_ATTEMPTS
+
+
 async def test_an_attempt_that_would_come_too_late_is_not_waited_for(
     http: httpx.AsyncClient, double: Double
 ) -> None:

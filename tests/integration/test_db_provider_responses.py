@@ -12,7 +12,7 @@ from db.end import CANCELLED, end_requests
 from db.gathering import durations
 from db.provider_batches import LostError, ProviderBatch
 from db.provider_responses import Note
-from tests.integration.test_db_provider_batches import (
+from tests.integration.provider_batch import (
     BACKEND,
     BATCH,
     ME,

@@ -33,6 +33,7 @@ def test_the_defaults_are_openais_limits_and_price(tmp_path: Path) -> None:
     assert found.tiers == {"24h": 0.5, "8h": 0.6, "2h": 0.7}
     assert (found.max_lines, found.max_bytes) == (50_000, 200_000_000)
     assert found.max_enqueued_tokens is None
+    assert found.max_background_responses == 5000
 
 
 def test_windows_and_their_prices_are_the_operators(tmp_path: Path) -> None:
@@ -69,6 +70,7 @@ def test_a_window_of_the_batch_api_takes_the_place_of_the_same_in_the_background
         'background_windows = {"soonest" = 1}',
         'background_windows = {"24h" = 0.5}',
         "max_lines = 0",
+        "max_background_responses = 0",
         "gather_seconds = 0",
         "polls = 3",
     ],

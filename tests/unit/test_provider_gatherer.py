@@ -46,13 +46,15 @@ def test_each_deadline_goes_to_its_window_and_endpoint() -> None:
         waiters(0.5),
         waiters(endpoint=2),
     ]
-    companies = sort(found, lambda model, service_class: OFFERED, NOW)
+    companies, live = sort(found, lambda model, service_class: OFFERED, NOW)
     assert {bucket: sum(company.rows.values()) for bucket, company in companies.items()} == {
-        Bucket("m", "theirs", 0, "24h"): 5,
-        Bucket("m", "theirs", 0, "2h"): 1,
-        Bucket("m", "theirs", 2, "24h"): 1,
+        Bucket("m", "theirs", 0, "24h", band=4): 2,
+        Bucket("m", "theirs", 0, "24h", band=5): 3,
+        Bucket("m", "theirs", 0, "2h", band=2): 1,
+        Bucket("m", "theirs", 2, "24h", band=5): 1,
     }
-    patient = companies[Bucket("m", "theirs", 0, "24h")]
+    assert live == [found[3]]
+    patient = companies[Bucket("m", "theirs", 0, "24h", band=4)]
     assert patient.deadline == NOW + timedelta(hours=30)
     assert patient.batches == {BATCH}
     assert "meets the deadline in 30.0 h" in patient.choice.reason
@@ -62,18 +64,29 @@ def test_what_has_no_equal_as_a_response_goes_apart_from_the_others() -> None:
     """With the way of the day alone: found to be verbatim, or not of chats, and late for it."""
     offered = [OFFERED[0], replace(OFFERED[1], background=True)]
     odd = Waiters(group(), 0, None, NOW + timedelta(hours=5), 1, True)
-    companies = sort(
+    companies, _ = sort(
         [waiters(5), odd, waiters(5, endpoint=2)], lambda model, service_class: offered, NOW
     )
     assert {bucket: company.offered for bucket, company in companies.items()} == {
         Bucket("m", "theirs", 0, "2h"): offered,
-        Bucket("m", "theirs", 0, "24h", verbatim=True): offered[:1],
-        Bucket("m", "theirs", 2, "24h"): offered[:1],
+        Bucket("m", "theirs", 0, "24h", verbatim=True, band=2): offered[:1],
+        Bucket("m", "theirs", 2, "24h", band=2): offered[:1],
     }
 
 
 def test_what_only_live_calls_answer_in_time_is_left_to_them() -> None:
-    assert sort([waiters(0.5), waiters(0.01)], lambda model, service_class: OFFERED, NOW) == {}
+    late = [waiters(0.01), waiters(0.5)]
+    assert sort(late, lambda model, service_class: OFFERED, NOW) == ({}, late)
+
+
+def test_no_file_takes_rows_with_more_than_twice_the_time_of_its_first() -> None:
+    """It is taken back as a whole when that one gets late; responses are taken back one by one."""
+    far = [waiters(20.5), waiters(31), waiters(33), waiters(70), waiters()]
+    companies, _ = sort(far, lambda model, service_class: OFFERED[:1], NOW)
+    assert [sum(c.rows.values()) for c in companies.values()] == [2, 3]
+    background = [replace(OFFERED[0], background=True)]
+    companies, _ = sort(far, lambda model, service_class: background, NOW)
+    assert [sum(c.rows.values()) for c in companies.values()] == [5]
 
 
 def test_lower_ranks_and_flex_go_first_within_a_team() -> None:

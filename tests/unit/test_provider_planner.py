@@ -10,12 +10,14 @@ from workers.provider_batches.planner import (
     ENOUGH_SEEN,
     UNSEEN,
     Option,
+    band_of,
     choose,
     fitting,
     options,
     percentile,
     shortest_seconds,
     span_of,
+    span_of_band,
 )
 
 DAY = 86_400.0
@@ -98,6 +100,17 @@ def test_a_window_that_was_seen_often_is_taken_for_what_it_took_nearly_always() 
     assert window.seen == 100
 
 
+def test_what_has_less_time_than_live_calls_want_goes_live_however_quick_a_window_is() -> None:
+    """In a window it would be taken back at once, and gathered anew, until it is too late."""
+    seen = {"2h": [300.0] * ENOUGH_SEEN}
+    offered = options(WINDOWS, seen, overhead_seconds=180, live_seconds=900)
+    assert [choose(offered, left).option.window for left in (400, 600, 899)] == [None] * 3
+    assert choose(offered, 900).option.window == "2h"
+    assert span_of(offered, "2h") == (900, UNSEEN * 8 * 3600 + 180)
+    alone = options(WINDOWS, seen, overhead_seconds=180, live_seconds=None)
+    assert choose(alone, 600).option.window == "2h"
+
+
 def test_a_batch_of_a_day_that_waited_for_company_still_fits_the_day_s_window() -> None:
     offered = options(WINDOWS, {}, overhead_seconds=180, live_seconds=900)
     assert choose(offered, DAY - 120).option.window == "24h"
@@ -144,6 +157,15 @@ def test_the_reason_names_price_time_and_what_would_be_late() -> None:
         "Cheapest is the 8h window (price x 0.6, the last 30 took 60 min): it meets the deadline "
         "in 2.5 h; the 24h window (price x 0.5, taken for 21.6 h) would be late."
     )
+
+
+@given(lefts)
+def test_a_band_holds_its_rows_and_ends_at_twice_its_beginning(left: float | None) -> None:
+    band = band_of(left)
+    low, high = span_of_band(band)
+    far = float("inf") if left is None else left
+    assert low <= far < (float("inf") if high is None else high) or (high is None and left is None)
+    assert high is None or low == 0 or high == 2 * low
 
 
 @given(st.lists(seconds, min_size=1), st.floats(min_value=0.01, max_value=1))

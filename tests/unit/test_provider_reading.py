@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from carpool.errors import PassingError
 from carpool.ids import new_id
 from workers.backends.protocol import Answer, Usage
-from workers.provider_batches.reading import UNANSWERED, UnreadableError, missing, read_line
+from workers.provider_batches.reading import (
+    UNANSWERED,
+    Told,
+    UnreadableError,
+    missing,
+    read_line,
+    unanswered,
+)
 
 ID = new_id()
 COMPLETION: dict[str, Any] = {
@@ -58,8 +65,36 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
 
 
 @pytest.mark.parametrize("body", [ERROR, "<html>", None, [], {"choices": None, "error": {}}, {}])
-def test_what_is_no_answer_under_status_200_is_tried_again(body: Any) -> None:
-    assert isinstance(answered(200, body), PassingError)
+def test_what_is_no_answer_under_status_200_is_tried_again_and_may_be_paid(body: Any) -> None:
+    failure = answered(200, body)
+    assert isinstance(failure, PassingError)
+    assert failure.paid
+
+
+LIMITED = {"error": {"message": "Slowly.", "type": "requests", "param": None, "code": "limit"}}
+SPENT = {"error": LIMITED["error"] | {"code": "insufficient_quota"}}
+
+
+@pytest.mark.parametrize(
+    ("failure", "heals"),
+    [
+        (answered(503, ERROR), True),
+        (answered(429, LIMITED), True),
+        (answered(429, SPENT), False),
+        (answered(200, {}), False),
+        (missing("completed"), False),
+        (missing("cancelled"), True),
+        (unanswered("server_error", None), True),
+        (unanswered("batch_expired", None), False),
+    ],
+    ids=["5xx", "429", "spent", "paid", "missing", "taken back", "failed", "expired"],
+)
+def test_what_costs_nothing_and_time_may_heal_is_told_from_the_rest(
+    failure: PassingError, heals: bool
+) -> None:
+    """Not where the whole provider batch has met it: that is sent in vain for ever."""
+    assert Told(ID, 1, failure).heals is heals
+    assert not Told(ID, 1, failure, whole=True).heals
 
 
 @pytest.mark.parametrize("code", sorted(UNANSWERED))
@@ -101,6 +136,11 @@ def test_a_line_that_is_cut_short_is_unreadable(length: int) -> None:
 def test_rubbish_is_unreadable(text: bytes) -> None:
     with pytest.raises(UnreadableError):
         read_line(text, backend="patient", model="ours")
+
+
+def test_what_was_cancelled_before_it_had_files_was_not_come_to() -> None:
+    """As where its lines say so: taken back, perhaps, with one attempt left for a live call."""
+    assert missing("cancelled").reason.partition(":")[0] in UNANSWERED
 
 
 def test_a_missing_line_is_a_failure_that_says_so() -> None:

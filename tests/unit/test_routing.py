@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from carpool.leg_text import format_leg, format_route, parse_leg
 from carpool.routing import (
+    HURRIED,
     SHARES,
     Cell,
     Kind,
@@ -39,7 +40,7 @@ timed = st.builds(
     after_seconds=st.none() | st.sampled_from([0.0, 20.0, 3600.0]),
 )
 places = st.tuples(
-    st.sampled_from(ServiceClass), st.sampled_from(TEAMS), st.none() | st.integers(0, SHARES - 1)
+    st.sampled_from(ServiceClass), st.sampled_from(TEAMS), st.none() | st.integers(0, HURRIED)
 )
 
 
@@ -67,9 +68,10 @@ def takers(
 def test_the_first_leg_that_fits_and_is_up_gets_it_and_no_other(
     legs: list[Leg], live: frozenset[str], place: tuple[ServiceClass, str, int | None]
 ) -> None:
-    """A row without a share came before the route cut any, and goes with the last share."""
+    """A row without a share came before the route cut any, and goes with the last share; so does
+    one that was left to live calls, where no backend gathers any more."""
     service_class, team, share = place
-    bucket = SHARES - 1 if share is None else share
+    bucket = SHARES - 1 if share is None else min(share, SHARES - 1)
     low = 0.0
     expected = None
     for leg in legs:
@@ -137,9 +139,43 @@ def test_what_a_patient_backend_has_no_time_for_is_left_to_the_legs_behind_it() 
     found = cells("m", legs, "b", live={"a", "b"}, patience={"a": 7200.0})
     for service_class, kind in ((ServiceClass.BATCH, Kind.LEFT), (ServiceClass.FLEX, Kind.DUE)):
         its = [cell for cell in found if cell.service_class is service_class]
-        assert {(cell.kind, cell.seconds) for cell in its} == {(kind, 7200.0)}
+        hurried = [cell for cell in its if cell.kind is Kind.SHARE]
+        assert {cell.shares for cell in hurried} == {(HURRIED, HURRIED + 1)}
+        assert {(cell.kind, cell.seconds) for cell in its if cell not in hurried} == {
+            (kind, 7200.0)
+        }
     without = cells("m", legs, "b", live={"a", "b"})
     assert {cell.service_class for cell in without} == {ServiceClass.INTERACTIVE}
+
+
+@pytest.mark.parametrize("order", ["pab", "apb"])
+def test_what_it_has_no_time_for_goes_by_the_first_of_them_that_is_up(order: str) -> None:
+    """Also where the first stands before it: a dear last leg takes nothing that another has."""
+    legs = [Leg(backend=backend, classes=("flex", "batch")) for backend in order]
+
+    def taken(backend: str, live: set[str]) -> list[Cell]:
+        return cells("m", legs, backend, live=live, patience={"p": 7200.0})
+
+    assert taken("b", {"a", "b", "p"}) == []
+    assert {cell.kind for cell in taken("b", {"b", "p"})} == {Kind.LEFT, Kind.DUE, Kind.SHARE}
+    assert {cell.service_class for cell in taken("a", {"a", "b", "p"})} == {
+        ServiceClass.FLEX,
+        ServiceClass.BATCH,
+    }
+
+
+def test_what_it_has_no_time_for_goes_to_the_team_s_own_leg() -> None:
+    legs = [Leg(backend="p"), Leg(backend="a", teams=("red",)), Leg(backend="b")]
+
+    def takes(backend: str, team: str, live: set[str]) -> set[bool]:
+        found = cells("m", legs, backend, live=live, patience={"p": 7200.0})
+        return {cell.takes(team) for cell in found if cell.service_class is ServiceClass.BATCH}
+
+    everywhere = {"a", "b", "p"}
+    assert takes("a", "red", everywhere) == {True}
+    assert takes("b", "red", everywhere) == {False}
+    assert takes("b", "blue", everywhere) == {True}
+    assert takes("b", "red", {"b", "p"}) == {True}
 
 
 def test_a_patient_backend_takes_no_interactive_request_from_the_legs_behind_it() -> None:

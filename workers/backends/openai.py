@@ -6,7 +6,7 @@ never retries; a request that failed for a passing reason goes back to Carpool's
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 
 import anyio
@@ -21,7 +21,7 @@ from carpool.settings import OpenAISettings
 from carpool.span_attributes import HTTP_METHOD, HTTP_STATUS
 from db.database import Database
 from workers.backends import openai_body, openai_limits
-from workers.backends.concurrency import Concurrency
+from workers.backends.concurrency import Places
 from workers.backends.openai_body import NotAnAnswerError, Outgoing
 from workers.backends.openai_budget import SharedBudget
 from workers.backends.openai_errors import refuse
@@ -40,6 +40,8 @@ DRAIN_SECONDS = 0.1
 STRAINED = frozenset({502, 503, 504})
 """How a provider fails that is given too much at once, beside its rate limits; a connection that
 broke is a 502 here, an answer that did not come in time a 504."""
+FULL_SECONDS = 1.0
+"""After which a model is asked for places again, if none of its calls has ended before."""
 
 _BROKEN = (httpx2.RequestError, httpx2.StreamError, OSError, anyio.EndOfStream)
 
@@ -50,15 +52,14 @@ class OpenAIBackend:
     def __init__(self, name: str, settings: OpenAISettings, database: Database) -> None:
         self.name = name
         self._settings = settings
-        self._concurrency = Concurrency(settings.concurrency)
+        self._places = Places(settings.concurrency)
         self._budget = SharedBudget(name, database)
-        self._in_flight = 0
         self._client: openai.AsyncOpenAI | None = None
         self._address = address(settings.base_url)
 
     @property
     def capacity(self) -> int:
-        return self._concurrency.limit
+        return self._places.limit
 
     async def start(self) -> None:
         """Open the pool; nothing is asked of the provider yet."""
@@ -96,27 +97,31 @@ class OpenAIBackend:
         except msgspec.DecodeError as error:
             return Answer(status=400, body=error_body(str(error), "invalid_request_error"))
         began = time.monotonic()
-        self._in_flight += 1
-        try:
-            with self._span(call):
-                answer = await self._ask(call, request, emit)
-        except PassingError as error:
-            if not error.counts or error.status in STRAINED:
-                self._concurrency.strained(began=began, now=time.monotonic())
-            raise
-        else:
-            self._concurrency.succeeded(self._in_flight)
-            if answer.status == 200:
-                self._budget.used(answer.usage.prompt_tokens + answer.usage.completion_tokens)
-            return answer
-        finally:
-            self._in_flight -= 1
+        with self._places.take(call.upstream):
+            try:
+                with self._span(call):
+                    answer = await self._ask(call, request, emit)
+            except PassingError as error:
+                if not error.counts:
+                    self._places.limited(call.upstream, began=began, now=time.monotonic())
+                elif error.status in STRAINED:
+                    self._places.strained(began=began, now=time.monotonic())
+                raise
+            self._places.succeeded(call.upstream)
+        if answer.status == 200:
+            tokens = answer.usage.prompt_tokens + answer.usage.completion_tokens
+            self._budget.used(call.upstream, tokens)
+        return answer
 
-    async def admit(self, wanted: int) -> int:
-        return await self._budget.admit(wanted)
+    def shut(self) -> Mapping[str, float]:
+        return dict.fromkeys(self._places.full(), FULL_SECONDS) | self._budget.shut()
 
-    async def unused(self, number: int) -> None:
-        await self._budget.unused(number)
+    async def admit(self, wanted: Mapping[str, int]) -> Mapping[str, int]:
+        room = {name: min(number, self._places.free(name)) for name, number in wanted.items()}
+        return room | await self._budget.admit({name: n for name, n in room.items() if n})
+
+    async def unused(self, calls: Mapping[str, int]) -> None:
+        await self._budget.unused(calls)
 
     async def health(self) -> None:
         """Ask for the provider's models; a provider that has no such list answered all the same."""
@@ -136,13 +141,14 @@ class OpenAIBackend:
         sent_at = time.monotonic()
         try:
             response = await self._post(call, request)
-            self._heard(response, sent_at)
+            self._heard(call, response, sent_at)
             if call.stream:
                 return await self._stream(call, request, response, emit)
             body, usage = openai_body.answer(response.content, call.model)
             return Answer(body=body, usage=usage)
         except openai.APIStatusError as error:
-            return self._refused(error.response, self._heard(error.response, sent_at))
+            limits = self._heard(call, error.response, sent_at)
+            return self._refused(call, error.response, limits)
         except (openai.APITimeoutError, httpx2.TimeoutException):
             tracing.current().fail("timeout")
             raise self._failure("it did not answer in time", status=504) from None
@@ -151,23 +157,24 @@ class OpenAIBackend:
             tracing.current().fail(type(cause).__name__)
             raise self._failure(f"the connection failed ({type(cause).__name__})") from error
         except NotAnAnswerError as error:
-            raise self._failure(str(error)) from None
+            raise self._failure(str(error), paid=not self._settings.own) from None
 
-    def _heard(self, response: httpx2.Response, sent_at: float) -> RateLimits:
+    def _heard(self, call: Call, response: httpx2.Response, sent_at: float) -> RateLimits:
         span = tracing.current()
         span.set({HTTP_STATUS: response.status_code})
         if response.is_error:
             span.fail(str(response.status_code))
         limits = openai_limits.read(response.headers)
-        self._budget.heard(limits, sent_at=sent_at, in_flight=self._in_flight - 1)
+        others = self._places.taken(call.upstream) - 1
+        self._budget.heard(call.upstream, limits, sent_at=sent_at, in_flight=others)
         return limits
 
-    def _refused(self, response: httpx2.Response, limits: RateLimits) -> Answer:
+    def _refused(self, call: Call, response: httpx2.Response, limits: RateLimits) -> Answer:
         try:
             return refuse(self.name, response.status_code, response.content, response.headers)
         except PassingError as error:
             if not error.counts:
-                self._budget.pause(limits.pause_seconds)
+                self._budget.pause(call.upstream, limits.pause_seconds)
             raise
 
     async def _stream(
@@ -214,9 +221,9 @@ class OpenAIBackend:
             raise self._failure("it is not open")
         return self._client
 
-    def _failure(self, reason: str, *, status: int = 502) -> PassingError:
+    def _failure(self, reason: str, *, status: int = 502, paid: bool = False) -> PassingError:
         message = f"The provider of backend '{self.name}' failed: {reason}."
-        return PassingError(message, status=status)
+        return PassingError(message, status=status, paid=paid)
 
 
 class _Model(msgspec.Struct):

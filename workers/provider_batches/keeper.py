@@ -178,10 +178,13 @@ class Keeper(Keeping):
         return self._desk.backend.poll_seconds
 
     async def _is_in_vain(self) -> bool:
-        """Whether nobody needs it any more, or it is late and another backend can still help."""
+        """Whether nobody needs it any more, or a row is late that another backend can still help.
+
+        A file is cancelled as a whole: the rows that go with that one are late soon (see `Bucket`).
+        """
         if not await steps.any_member(self._lane, self.batch.id):
             return True
-        return self._is_late()
+        return self._may_be_late() and any(map(self._is_late, await self._rows.left()))
 
     async def _read(self, seen: Seen) -> float | None:
         if seen.status == "failed":

@@ -10,10 +10,10 @@ import structlog
 
 from carpool.errors import PassingError, Unavailable
 from carpool.log import cause
-from carpool.states import ProviderBatchState
+from carpool.states import ProviderBatchState, ServiceClass
 from db import provider_batches as steps
 from db.database import DatabaseAway
-from db.provider_batches import LostError, ProviderBatch
+from db.provider_batches import LostError, Member, ProviderBatch
 from workers.executor import backoff_seconds
 from workers.provider_batches.desk import Desk
 from workers.provider_batches.provider import Refused
@@ -85,12 +85,23 @@ class Keeping(ABC):
         asked = min(asked_seconds, self._desk.backend.poll_seconds)
         return max(asked, backoff_seconds(self._failures))
 
-    def _is_late(self) -> bool:
+    def _is_late(self, member: Member) -> bool:
         """Whether its deadline is so near that another backend had better answer it live."""
-        if self.batch.deadline is None or not self._desk.map.hurries_elsewhere(self.batch.model):
+        if member.deadline is None or not self._is_helped(ServiceClass(member.service_class)):
+            return False
+        left = (member.deadline - datetime.now(UTC)).total_seconds()
+        return 0 < left < self._desk.backend.live_seconds
+
+    def _may_be_late(self) -> bool:
+        """Whether a row of its may be; without this, none is looked for."""
+        if self.batch.deadline is None or not any(map(self._is_helped, ServiceClass)):
             return False
         left = (self.batch.deadline - datetime.now(UTC)).total_seconds()
-        return 0 < left < self._desk.backend.live_seconds
+        return left < self._desk.backend.live_seconds
+
+    def _is_helped(self, service_class: ServiceClass) -> bool:
+        """Whether another backend would answer late requests of a class."""
+        return self._desk.map.hurries_elsewhere(self.batch.model, service_class)
 
     async def _unbroken(
         self, doing: Coroutine[Any, Any, None], *, stop: Callable[[], None] = lambda: None

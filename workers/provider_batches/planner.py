@@ -17,6 +17,8 @@ ENOUGH_SEEN = 20
 """Provider batches, below which a percentile says little."""
 UNSEEN = 0.9
 """Of its length, what a window is taken for that was seen too seldom."""
+FIRST_BAND_SECONDS, BANDS = 7200.0, 6
+"""Of the time that is left: each band but the last ends at twice its beginning."""
 LIVE_TIER = 1.0
 """What live calls cost; the tiers of windows are fractions of it (COMPAT section 5)."""
 
@@ -63,20 +65,25 @@ def options(
     """The windows, with their tiers and the times seen so far, and live calls where there are any.
 
     ``overhead_seconds`` is what gathering, upload and reading add to each window; those in
-    ``background`` go as responses.
+    ``background`` go as responses. No window is taken for shorter than live calls: what has less
+    time than these want is taken back for them, however quick the window is.
     """
     found = []
+    least = 0.0 if live_seconds is None else live_seconds
     for window, tier in windows.items():
         seen = durations.get(window, ())
         if len(seen) >= ENOUGH_SEEN:
             seconds, count = percentile(seen, PERCENTILE), len(seen)
         else:
             seconds, count = UNSEEN * parse_window(window).total_seconds(), 0
+        seconds += overhead_seconds
+        if seconds < least:
+            seconds, count = least, 0
         found.append(
             Option(
                 window=window,
                 tier=tier,
-                seconds=seconds + overhead_seconds,
+                seconds=seconds,
                 seen=count,
                 background=window in background,
             )
@@ -92,10 +99,13 @@ def fitting(offered: Sequence[Option], *, translatable: bool) -> list[Option]:
 
 
 def choose(offered: Sequence[Option], left_seconds: float | None) -> Choice:
-    """The cheapest option that meets the deadline; where none does, the one that is done first."""
+    """The cheapest option that meets the deadline; where none does, the one that is done first.
+
+    Of those that are done at the same time, live calls: they begin at once.
+    """
     meeting = [option for option in offered if option.meets(left_seconds)]
     if not meeting:
-        first = min(offered, key=lambda option: (option.seconds, option.tier))
+        first = min(offered, key=lambda option: (option.seconds, not option.live, option.tier))
         assert left_seconds is not None
         reason = f"Nothing meets the deadline in {_span(left_seconds)}; {_told(first)} is first."
         return Choice(option=first, reason=reason)
@@ -126,8 +136,23 @@ def span_of(offered: Sequence[Option], window: str) -> tuple[float, float | None
         return None
     above = [mark for mark in marks if mark > chosen[-1]]
     # Where nothing meets a deadline that is nearer than all marks, the first of all is the choice.
-    low = 0.0 if chosen[0] == marks[0] else chosen[0]
+    first = chosen[0] == marks[0] and choose(offered, -1.0).option.window == window
+    low = 0.0 if first else chosen[0]
     return low, above[0] if above else None
+
+
+def band_of(left_seconds: float | None) -> int:
+    """What has so much time left goes with the like alone; no deadline is far away."""
+    if left_seconds is None:
+        return BANDS - 1
+    doublings = int(max(left_seconds, 0.0) / FIRST_BAND_SECONDS).bit_length()
+    return min(doublings, BANDS - 1)
+
+
+def span_of_band(band: int) -> tuple[float, float | None]:
+    """From how many seconds left on, and below how many; None is no end, and no deadline, too."""
+    low = FIRST_BAND_SECONDS * 2 ** (band - 1) if band else 0.0
+    return low, FIRST_BAND_SECONDS * 2**band if band < BANDS - 1 else None
 
 
 def percentile(values: Sequence[float], share: float) -> float:

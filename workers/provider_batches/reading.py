@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
@@ -77,6 +78,16 @@ class Told:
     id: UUID
     epoch: int
     answer: Answer | PassingError
+    whole: bool = False
+    """Of all rows of its provider batch alike, which may be sent in vain for ever."""
+
+    @property
+    def heals(self) -> bool:
+        """Whether time may heal it, and costs nothing but time."""
+        error = self.answer
+        if self.whole or not isinstance(error, PassingError) or error.paid:
+            return False
+        return error.status >= 500 or not error.counts
 
 
 def read_line(text: bytes, *, backend: str, model: str) -> Told:
@@ -105,7 +116,7 @@ def _answer(line: _Line, backend: str, model: str) -> Answer | PassingError:
         answered, usage = openai_body.answer(body, model)
         return Answer(body=answered, usage=usage)
     except NotAnAnswerError as error:
-        return PassingError(f"The provider of backend '{backend}' failed: {error}.")
+        return PassingError(f"The provider of backend '{backend}' failed: {error}.", paid=True)
     except PassingError as error:
         return error
 
@@ -121,9 +132,11 @@ def unanswered(code: str | None, message: str | None) -> PassingError:
 
 
 def missing(status: str) -> PassingError:
-    """Of a request that stands in none of the files."""
+    """Of a request that stands in none of the files; one cancelled while validated has none."""
+    if status == "cancelled":
+        return unanswered(CANCELLED, "The provider's batch was cancelled.")
     return PassingError(
-        f"The provider's batch is {status}, and its files hold no line of this request."
+        f"The provider's batch is {status}, and its files hold no line of this request.", paid=True
     )
 
 
@@ -246,7 +259,8 @@ class Reading:
         for result, channel in zip(results, channels, strict=True):
             if isinstance(channel, asyncpg.DataError):
                 # For ever: the file must not be read for ever, and the lines behind never.
-                failure = PassingError(f"The answer cannot be stored: {channel}"[:REASON_LENGTH])
+                reason = f"The answer cannot be stored: {channel}"[:REASON_LENGTH]
+                failure = PassingError(reason, paid=True)
                 self._chunk.append(Told(result.id, result.epoch, failure))
             elif isinstance(channel, BaseException):
                 raise PassingError(f"An answer was not stored: {channel!r}") from channel
@@ -260,18 +274,21 @@ class Reading:
             await self.store()
 
     def _result(self, told: Told) -> Result | Failure:
-        attempts = self._members[told.id].attempts + 1
+        member = self._members[told.id]
+        attempts = member.attempts + 1
         answer = told.answer
         if isinstance(answer, PassingError):
             code = answer.reason.partition(":")[0]
-            # Taken back, it may be, for others to answer in time; its deadline ends it in any case.
+            # Taken back, it may be, for others to answer in time; a deadline ends it in any case.
             taken_back = code == CANCELLED and self._batch.deadline is not None
-            if attempts < self._max_attempts or taken_back:
+            outlasted = member.deadline is not None and told.heals
+            if attempts < self._max_attempts or taken_back or outlasted:
                 return Failure(
                     id=told.id,
                     epoch=told.epoch,
-                    delay_seconds=0.0 if code in UNANSWERED else backoff_seconds(attempts),
+                    delay_seconds=0.0 if code in UNANSWERED else _pause_seconds(member),
                     error=answer.reason,
+                    counts=answer.counts or not outlasted,
                 )
             answer = Answer(status=answer.status, body=answer.body)
         return Result(
@@ -313,3 +330,11 @@ class Reading:
     async def _retry(self, lane: Lane, failures: Sequence[Failure], again: bool) -> Sequence[None]:
         await self._finisher.retry(lane, failures)
         return [None] * len(failures)
+
+
+def _pause_seconds(member: Member) -> float:
+    """Until a row is tried again."""
+    left = None
+    if member.deadline is not None:
+        left = (member.deadline - datetime.now(UTC)).total_seconds()
+    return backoff_seconds(member.attempts + 1, left=left)

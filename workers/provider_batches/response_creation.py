@@ -1,7 +1,8 @@
 """The rows of a provider batch become background responses, some at a time, each noted at once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import Self
 from uuid import UUID
 
@@ -80,33 +81,41 @@ class Creation:
             except LostError:
                 await self._withdraw()
                 raise
-            granted = await self._desk.responses.admit(len(members))
+            ready = await self._translated(members)
+            if not ready:
+                continue
+            granted = await self._desk.responses.admit(self._batch.upstream, len(ready))
             self.limited = granted == 0
             if self.limited:
                 break
-            sent, errors = await self._create(members[:granted])
+            sent = dict(islice(ready.items(), granted))
+            errors = await self._create(sent)
             failed |= errors
             if errors:
                 self.error = next(reversed(errors.values()))
-            if errors and len(errors) == sent:  # the provider fails, and not one of these
+            if errors and len(errors) == len(sent):  # the provider fails, and not one of these
                 break
         return [*failed.values(), *await self._withdraw()]
 
-    async def _create(self, members: Sequence[Member]) -> tuple[int, dict[UUID, PassingError]]:
-        """How many of the first were sent, and why some of those have no response."""
+    async def _translated(self, members: Sequence[Member]) -> dict[Member, Request]:
+        """Those of the first that have an equal as a response; the others are handed back."""
         bodies = dict(await steps.bodies(self._lane, [member.id for member in members]))
         read = max((n for n, member in enumerate(members) if member.id in bodies), default=0) + 1
-        sent: list[Member] = []
-        sending, verbatim = [], []
+        ready: dict[Member, Request] = {}
+        verbatim = []
         for member in members[:read]:
             try:
-                made = self._request(member, bodies.get(member.id, b""))
+                ready[member] = self._request(member, bodies.get(member.id, b""))
             except UntranslatableError:
                 verbatim.append(member)
-                continue
-            sent.append(member)
-            sending.append(self._send(member, made))
+        await self._hand_back(verbatim)
+        return ready
+
+    async def _create(self, sent: Mapping[Member, Request]) -> dict[UUID, PassingError]:
+        """Create them; why some have no response."""
         errors: dict[UUID, PassingError] = {}
+        verbatim = []
+        sending = [self._send(member, made) for member, made in sent.items()]
         outcomes = await asyncio.gather(*sending, return_exceptions=True)
         for member, outcome in zip(sent, outcomes, strict=True):
             match outcome:
@@ -120,10 +129,14 @@ class Creation:
                     errors[member.id] = outcome
                 case _:
                     raise outcome
+        await self._hand_back(verbatim)
+        return errors
+
+    async def _hand_back(self, verbatim: Sequence[Member]) -> None:
+        """Leave rows to ways on which they go as they are."""
         if verbatim:
             log.info("rows_verbatim", provider_batch=str(self._batch.id), rows=len(verbatim))
             await self._rows.release(verbatim, verbatim=True)
-        return len(sent), errors
 
     def _request(self, member: Member, body: bytes) -> Request:
         batch = self._batch
@@ -148,7 +161,7 @@ class Creation:
         """Create a response and note it; where another keeper's is there, it is one too many."""
         desk = self._desk
         async with desk.responses.doubt:
-            created = await desk.responses.create(made.body)
+            created = await desk.responses.create(self._batch.upstream, made.body)
             note = Note(self._batch.id, member.id, created.id, made.kept)
             if not await self._notes.put(note):
                 self.surplus.append(created.id)
@@ -156,9 +169,10 @@ class Creation:
     async def _withdraw(self) -> list[PassingError]:
         """Let go of those that are one too many; why some are there still."""
         errors = []
+        upstream, let_go = self._batch.upstream, self._desk.responses.let_go
         for response in tuple(self.surplus):
             try:
-                await self._desk.responses.let_go(response, over=False, kept=False)
+                await let_go(upstream, response, over=False, kept=False)
             except PassingError as error:
                 errors.append(error)
                 continue

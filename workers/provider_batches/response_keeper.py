@@ -73,7 +73,8 @@ class ResponseKeeper(Keeping):
             )
         self._errors.clear()
         await self._look()
-        if await self._may_create():
+        creates = await self._may_create()
+        if creates:
             await self._unbroken(self._create(), stop=self._creation.stop)
         await self._settle()
         if not self._creation.surplus and not await responses.any_left(lane, batch.id):
@@ -81,37 +82,50 @@ class ResponseKeeper(Keeping):
         if self._errors:
             raise self._errors[0]
         pause = self._desk.backend.poll_seconds
-        return min(pause, LIMITED_PAUSE_SECONDS) if self._creation.limited else pause
+        limited = creates and self._creation.limited
+        return min(pause, LIMITED_PAUSE_SECONDS) if limited else pause
 
     async def _create(self) -> None:
         self._errors += await self._creation.create(self._still_keep)
 
     async def _may_create(self) -> bool:
-        """Whether there is time to; else rows that the provider has not got go back."""
+        """Whether some are to be, or taken back; what there is no time or room for is released."""
+        unsent = await responses.unsent(self._lane, self.batch.id)
+        if not unsent:
+            return bool(self._creation.surplus)
         since = self.batch.submitted_at or self.batch.created_at
         if (datetime.now(UTC) - since).total_seconds() >= self._window_seconds:
             error = self._creation.error or unanswered(
                 EXPIRED, "The provider's limits were reached."
             )
-            await self._rows.tell([Told(m.id, m.epoch, error) for m in await self._unsent()])
+            await self._rows.tell([Told(m.id, m.epoch, error) for m in unsent])
             return False
-        if self._is_late():
-            await self._rows.release(await self._unsent())
-            return False
-        return True
+        back = [member for member in unsent if self._is_late(member)]
+        rest = [member for member in unsent if not self._is_late(member)]
+        surplus = await self._surplus() - len(back)
+        if surplus > 0:
+            back += rest[-surplus:]
+        await self._rows.release(back)
+        return len(back) < len(unsent)
 
-    async def _unsent(self) -> list[steps.Member]:
-        return await responses.unsent(self._lane, self.batch.id)
+    async def _surplus(self) -> int:
+        """By how many the backend's are more than its limit: it was higher when they were gathered.
+
+        A keeper hands back as many as it sees, or all that it has left to create: whatever others
+        do meanwhile, none is created beyond the limit.
+        """
+        number = await responses.count_open(self._lane, self.batch.backend)
+        return number - self._desk.backend.max_background_responses
 
     async def _look(self) -> None:
         """Ask for the oldest first, store what is over, and cancel what is late."""
         found = await responses.open_responses(self._lane, self.batch.id)
         now = asyncio.get_running_loop().time()
-        late = bool(found) and self._is_late()
-        due = found if late else self._pace.due(found, now)
+        awaited = {one.response for one in self._pace.due(found, now)}
+        due = [one for one in found if one.response in awaited or self._is_late(one.member)]
         for begin in range(0, len(due), CHUNK):
             chunk = due[begin : begin + CHUNK]
-            told = await self._gathered([self._ask(one, late=late) for one in chunk])
+            told = await self._gathered([self._ask(one) for one in chunk])
             await self._tell([one for one in told if one is not None])
             if not told:  # the provider fails, and not one of these
                 return
@@ -120,12 +134,12 @@ class ResponseKeeper(Keeping):
         if await self._rows.tell(told) and self.batch.provider_status == WAITING:
             await self._watched(ANSWERING)
 
-    async def _ask(self, one: OpenResponse, *, late: bool) -> Told | None:
+    async def _ask(self, one: OpenResponse) -> Told | None:
         """What is to be told of a row; None where its response goes on."""
         member = one.member
         expired = one.age_seconds >= self._window_seconds + MARGIN_SECONDS
         try:
-            told = await self._asked(one, late=late, expired=expired)
+            told = await self._asked(one, expired=expired)
         except Refused as error:
             self._misses[one.response] += 1
             if self._misses[one.response] < LOOKS_AT_NOTHING:
@@ -139,11 +153,11 @@ class ResponseKeeper(Keeping):
         self._misses.pop(one.response, None)
         return told
 
-    async def _asked(self, one: OpenResponse, *, late: bool, expired: bool) -> Told | None:
-        desk, member = self._desk, one.member
-        seen = await desk.responses.get(one.response)
-        if not seen.over and (late or expired):
-            seen = await desk.responses.cancel(one.response) or seen
+    async def _asked(self, one: OpenResponse, *, expired: bool) -> Told | None:
+        desk, member, upstream = self._desk, one.member, self.batch.upstream
+        seen = await desk.responses.get(upstream, one.response)
+        if not seen.over and (expired or self._is_late(member)):
+            seen = await desk.responses.cancel(upstream, one.response) or seen
         if not seen.over:
             self._pace.looked(one, asyncio.get_running_loop().time())
             return None
@@ -164,8 +178,8 @@ class ResponseKeeper(Keeping):
                 return
 
     async def _let_go(self, one: Unclaimed) -> Unclaimed:
-        over = one.response in self._over
-        await self._desk.responses.let_go(one.response, over=over, kept=one.kept)
+        over, upstream = one.response in self._over, self.batch.upstream
+        await self._desk.responses.let_go(upstream, one.response, over=over, kept=one.kept)
         self._over.discard(one.response)
         self._pace.forget(one.response)
         self._misses.pop(one.response, None)
@@ -187,7 +201,7 @@ class ResponseKeeper(Keeping):
         """Let others have what a failing provider has not got; what it has is waited for."""
         if self.batch.state == ProviderBatchState.SUBMITTED and self._others_help():
             with suppress(DatabaseAway):
-                await self._rows.release(await self._unsent())
+                await self._rows.release(await responses.unsent(self._lane, self.batch.id))
         return await super()._hand_back()
 
     async def _finish(self) -> float | None:

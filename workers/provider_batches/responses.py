@@ -5,6 +5,7 @@ Bytes go and come as in :mod:`workers.provider_batches.provider`, whose connecti
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
@@ -26,7 +27,8 @@ class _Deleted(msgspec.Struct):
 
 
 class Responses:
-    """Of one account. Raises PassingError for what may pass, else Refused; a 429 holds all workers.
+    """Of one account. Raises PassingError for what may pass, else Refused; a 429 holds the upstream
+    model for all workers.
 
     OpenAI lists no responses and knows no idempotency key: one whose creation was answered to
     nobody cannot be found again, and is created, and paid, once more.
@@ -39,38 +41,40 @@ class Responses:
         self._budget = budget
         self._room = asyncio.Semaphore(AT_ONCE)
         self._asking = asyncio.Lock()
-        self._in_flight = 0
+        self._in_flight: Counter[str] = Counter()
 
-    async def admit(self, wanted: int) -> int:
-        """How many may be created now, within the limits that all workers share."""
+    async def admit(self, upstream: str, wanted: int) -> int:
+        """How many of a model may be created now, within the limits that all workers share."""
         async with self._asking:
-            return await self._budget.admit(wanted)
+            return (await self._budget.admit({upstream: wanted}))[upstream]
 
-    async def create(self, body: bytes) -> Response:
+    async def create(self, upstream: str, body: bytes) -> Response:
         """Create one; what it may cost counts from here on."""
         async with self._room:
             sent_at = time.monotonic()
-            self._in_flight += 1
+            self._in_flight[upstream] += 1
             try:
-                made, headers = await self._ask("POST", PATH, body)
+                made, headers = await self._ask(upstream, "POST", PATH, body)
             finally:
-                self._in_flight -= 1
-            self._heard(headers, sent_at)
+                self._in_flight[upstream] -= 1
+            self._heard(upstream, headers, sent_at)
             return made
 
-    async def get(self, identifier: str) -> Response:
+    async def get(self, upstream: str, identifier: str) -> Response:
         """One as it is now."""
         async with self._room:
-            found, _ = await self._ask("GET", f"{PATH}/{identifier}")
+            found, _ = await self._ask(upstream, "GET", f"{PATH}/{identifier}")
             if found.usage is not None:
-                self._budget.used(found.usage.input_tokens + found.usage.output_tokens)
+                tokens = found.usage.input_tokens + found.usage.output_tokens
+                self._budget.used(upstream, tokens)
             return found
 
-    async def cancel(self, identifier: str) -> Response | None:
+    async def cancel(self, upstream: str, identifier: str) -> Response | None:
         """Let one be computed no further: as it is then; None where it is gone, or over."""
+        path = f"{PATH}/{identifier}/cancel"
         async with self._room:
             try:
-                found, _ = await self._ask("POST", f"{PATH}/{identifier}/cancel", b"{}")
+                found, _ = await self._ask(upstream, "POST", path, b"{}")
             except Refused:
                 return None
             except PassingError as error:
@@ -79,7 +83,7 @@ class Responses:
                 return None
             return found
 
-    async def delete(self, identifier: str) -> None:
+    async def delete(self, upstream: str, identifier: str) -> None:
         """Delete one, if it is still there."""
         async with self._room:
             try:
@@ -87,31 +91,32 @@ class Responses:
             except Refused:
                 return
             except PassingError as error:
-                raise self._slowed(error) from None
+                raise self._slowed(upstream, error) from None
 
-    async def let_go(self, identifier: str, *, over: bool, kept: bool) -> None:
+    async def let_go(self, upstream: str, identifier: str, *, over: bool, kept: bool) -> None:
         """Leave nothing of one there that nobody needs; ``kept``: the client asked to store it."""
         if not over:
-            await self.cancel(identifier)
+            await self.cancel(upstream, identifier)
         if not kept:
-            await self.delete(identifier)
+            await self.delete(upstream, identifier)
 
     async def _ask(
-        self, method: str, path: str, body: bytes = b""
+        self, upstream: str, method: str, path: str, body: bytes = b""
     ) -> tuple[Response, Mapping[str, str]]:
         try:
             return await self._provider.ask(method, path, Response, body)
         except PassingError as error:
-            raise self._slowed(error) from None
+            raise self._slowed(upstream, error) from None
 
-    def _slowed(self, error: PassingError) -> PassingError:
-        """The same error; a rate limit pauses all workers of the backend."""
+    def _slowed(self, upstream: str, error: PassingError) -> PassingError:
+        """The same error; a rate limit pauses the model for all workers of the backend."""
         if error.status == RATE_LIMITED and not error.counts:
             asked = error.retry_after_seconds
             pause = openai_limits.UNSAID_PAUSE_SECONDS if asked is None else asked
-            self._budget.pause(min(pause, openai_limits.LONGEST_PAUSE_SECONDS))
+            self._budget.pause(upstream, min(pause, openai_limits.LONGEST_PAUSE_SECONDS))
         return error
 
-    def _heard(self, headers: Mapping[str, str], sent_at: float) -> None:
+    def _heard(self, upstream: str, headers: Mapping[str, str], sent_at: float) -> None:
         limits = openai_limits.read(headers)
-        self._budget.heard(limits, sent_at=sent_at, in_flight=self._in_flight)
+        in_flight = self._in_flight[upstream]
+        self._budget.heard(upstream, limits, sent_at=sent_at, in_flight=in_flight)

@@ -122,7 +122,9 @@ def answer(response: Response, *, backend: str, model: str, late: bool) -> Answe
             try:
                 body, usage = openai_body.answer(completion(response), model)
             except NotAnAnswerError as error:
-                return PassingError(f"The provider of backend '{backend}' failed: {error}.")
+                return PassingError(
+                    f"The provider of backend '{backend}' failed: {error}.", paid=True
+                )
             return Answer(body=body, usage=usage)
         case "cancelled":
             if late:

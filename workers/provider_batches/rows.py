@@ -70,7 +70,7 @@ class Rows:
 
     async def fail(self, failure: PassingError) -> None:
         """Each row has failed an attempt."""
-        await self.tell([Told(m.id, m.epoch, failure) for m in await self.left()])
+        await self.tell([Told(m.id, m.epoch, failure, whole=True) for m in await self.left()])
 
     async def refuse(self, faults: Mapping[Member, BatchFault]) -> None:
         """End rows that the provider will not take, each with its error."""

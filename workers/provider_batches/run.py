@@ -6,6 +6,7 @@ Its rows belong to the provider batches and not to the run: when it ends, any ot
 import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -19,8 +20,9 @@ from carpool.notices import CHANGED_CHANNEL
 from carpool.settings import OpenAIBatchSettings, Settings
 from carpool.states import ProviderBatchState
 from db.database import Database, DatabaseAway, Lane
-from db.gathering import gather
+from db.gathering import Gathering, gather, hurry, hurry_streams, in_line
 from db.provider_batches import ProviderBatch, adopt, disown, find, renew
+from db.provider_responses import count_open
 from db.runs import beat_run, begin_run, end_run, set_accepting, set_patience
 from workers.backends.openai_budget import SharedBudget
 from workers.map import Map
@@ -135,16 +137,10 @@ class ProviderRun:
             await lane.close()
 
     async def _gather(self, lane: Lane) -> None:
-        routes = self._desk.map
-        for wanted in await self._gatherer.look(lane, routes, now=datetime.now(UTC)):
-            lines = await gather(
-                lane,
-                wanted,
-                run=self.id,
-                version=routes.version,
-                keeper=self.id,
-                lease_seconds=self._settings.lease_seconds,
-            )
+        ready = await self._gatherer.look(lane, self._desk.map, now=datetime.now(UTC))
+        await self._leave_to_others(lane)
+        for wanted in ready:
+            lines = await self._gathered(lane, wanted)
             made = await find(lane, wanted.id) if lines else None
             if made is not None:
                 log.info(
@@ -157,6 +153,30 @@ class ProviderRun:
                 )
                 self._figures.gathered(made.model, lines)
                 self._keep(made, fresh=True)
+
+    async def _leave_to_others(self, lane: Lane) -> None:
+        """Let live calls have what no way of this backend answers, or none in time."""
+        gatherer, rows = self._gatherer, self._backend.max_lines
+        streams = await hurry_streams(lane, gatherer.groups, rows=rows)
+        hurried = await hurry(lane, gatherer.hurried, rows=rows)
+        if streams or hurried:
+            log.info("rows_hurried", backend=self._name, rows=hurried, streams=streams)
+
+    async def _gathered(self, lane: Lane, wanted: Gathering) -> int:
+        """Make a provider batch, unless its responses would be too many; how many rows it has."""
+        made = partial(
+            gather,
+            wanted=wanted,
+            run=self.id,
+            version=self._desk.map.version,
+            keeper=self.id,
+            lease_seconds=self._settings.lease_seconds,
+        )
+        if not wanted.background:
+            return await made(lane)
+        async with in_line(self._database, self._name) as driver:
+            number = await count_open(driver, self._name) + sum(wanted.takes.values())
+            return await made(driver) if number <= self._backend.max_background_responses else 0
 
     async def _beat(self) -> None:
         """Renew the leases, of the run and of what it keeps; adopt what nobody keeps."""
