@@ -36,8 +36,10 @@ async def store_once(
     ``store`` is given the driver of the one transaction in which the key is taken, too.
     """
     async with database.transaction() as driver:
-        if await driver.fetch(TAKE, team_id, key, fingerprint, identifier):
-            await store(driver)
-            return First(identifier, fingerprint)
-        row = await driver.fetchrow(FIRST, team_id, key)
-        return First(row["request_id"], row["fingerprint"])
+        while not await driver.fetch(TAKE, team_id, key, fingerprint, identifier):
+            row = await driver.fetchrow(FIRST, team_id, key)
+            if row is not None:
+                return First(row["request_id"], row["fingerprint"])
+            # What had the key was just refused, and forgotten with it.
+        await store(driver)
+        return First(identifier, fingerprint)

@@ -1,13 +1,16 @@
 """A retry finds the undelivered request that it repeats, one to one, however many retry at once."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
 
 from carpool.ids import new_id
+from db.database import Database
 from db.delivery import (
     TAKE,
     attach,
@@ -225,3 +228,37 @@ async def test_one_idempotency_key_stores_one_request_however_many_send_it_at_on
     assert len(set(firsts)) == 1
     assert [row["id"] for row in await bench.sql("select id from queue")] == [firsts[0]]
     assert await store(2) != firsts[0]
+
+
+async def test_a_key_that_is_freed_just_after_it_was_met_is_taken(bench: "Bench") -> None:
+    """As by the refusal of the request that had it."""
+    from tests.integration.db_fixtures import submission
+
+    [first, second] = [submission(team_id=1), submission(team_id=1)]
+    key: dict[str, Any] = {"team_id": 1, "key": UUID(int=5), "fingerprint": FINGERPRINT}
+    await store_once(bench.database, partial(store_submission, first), first.id, **key)
+
+    class Freed:
+        """A driver that looks for the key when it is gone."""
+
+        def __init__(self, driver: Any) -> None:
+            self.fetch = driver.fetch
+            self._driver = driver
+
+        async def fetchrow(self, sql: str, *arguments: object) -> Any:
+            await bench.sql("delete from idempotency_keys")
+            return await self._driver.fetchrow(sql, *arguments)
+
+    class Freeing(Database):
+        @asynccontextmanager
+        async def transaction(self) -> AsyncIterator[Any]:
+            async with super().transaction() as driver:
+                yield Freed(driver)
+
+    database = Freeing(bench.url)
+    try:
+        found = await store_once(database, partial(store_submission, second), second.id, **key)
+    finally:
+        await database.close()
+    assert found.identifier == second.id
+    assert await bench.row(second.id) is not None
