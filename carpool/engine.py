@@ -15,7 +15,7 @@ class EngineFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """From 0 to 1."""
     prefix_cache_queries: int | None = None
     prefix_cache_hits: int | None = None
-    """In tokens, since the engine's start."""
+    """In tokens, over about the last minute."""
 
 
 encode_figures = msgspec.json.Encoder().encode

@@ -2,6 +2,7 @@
 
 Of an error its summary is logged (`cause`) and the places that it came through, not its text: that
 of a driver, a provider or a bug may hold the values at hand. What libraries log goes the same way.
+What repeats itself while something is away is said at once, and then now and then.
 """
 
 import logging
@@ -10,7 +11,8 @@ import threading
 import time
 import traceback
 from bisect import bisect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import inf
 from types import TracebackType
 from typing import Any, Final, cast
 from uuid import UUID
@@ -23,7 +25,19 @@ from carpool.ids import public_id
 
 LIBRARY_EVENT = "library_logged"
 REPEAT_SECONDS = 30.0
-"""A library says the same once in so long."""
+"""What is `REPEATED` is said once in so long, with the same words."""
+REPEATED: Final = frozenset(
+    {
+        *("backend_unhealthy", "budget_not_reached", "claim_failed", "clean_failed"),
+        *("database_away", "figures_not_read", "fold_failed", "gather_failed", "group_retried"),
+        *("hand_over_failed", "heartbeat_failed", "limits_not_told", "look_failed", "not_reached"),
+        *("overview_not_read", "pause_not_told", "poll_failed", "queue_not_counted", "run_failed"),
+        *("sweep_failed", "turn_failed", LIBRARY_EVENT),
+    }
+)
+"""What is said at each round of a loop while Postgres, a backend or a provider is away: states of
+the process. Where such a line names one request or batch, it is said each time."""
+_ONES: Final = frozenset({"request", "batch", "provider_batch"})
 _PREFIXES: Final = {"request": "req_", "run": "run_", "batch": "batch_"}
 _UUID_LENGTH = 36
 _MOST_REMEMBERED = 1000
@@ -53,6 +67,7 @@ def configure(*, as_json: bool) -> None:
     )
     structlog.configure(
         processors=[
+            Repeats(),  # before a run, or a trace, is added to what is said
             structlog.contextvars.merge_contextvars,
             _add_trace,
             _name_ids,
@@ -113,6 +128,29 @@ def _tell_error(
     return event
 
 
+class Repeats:
+    """Leaves out what was said of late with the same words; the next time says how often."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._said: dict[frozenset[tuple[str, str]], tuple[float, int]] = {}
+
+    def __call__(
+        self, logger: object, method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        if event["event"] not in REPEATED or not event.keys().isdisjoint(_ONES):
+            return event
+        words = frozenset((name, text) for name, text in event.items() if isinstance(text, str))
+        at, left_out = self._said.get(words, (-inf, 0))
+        if self._now() - at < REPEAT_SECONDS:
+            self._said[words] = (at, left_out + 1)
+            raise structlog.DropEvent
+        if len(self._said) >= _MOST_REMEMBERED:
+            self._said.clear()
+        self._said[words] = (self._now(), 0)
+        return {**event, "left_out": left_out} if left_out else event
+
+
 def _add_trace(
     logger: object, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
@@ -147,30 +185,16 @@ class _Libraries(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[tuple[str, str], float] = {}
         self._log = structlog.get_logger()
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = _message(record)
-        if self._is_repeated(record.name, message):
-            return
         self._log.log(
             _LEVELS[bisect(_LEVELS, record.levelno, lo=1) - 1],
             LIBRARY_EVENT,
             library=record.name,
-            message=message,
+            message=_message(record),
             exc_info=record.exc_info or None,
         )
-
-    def _is_repeated(self, library: str, message: str) -> bool:
-        now = time.monotonic()
-        last = self._last.get((library, message))
-        if len(self._last) > _MOST_REMEMBERED:
-            self._last.clear()
-        if last is not None and now - last < REPEAT_SECONDS:
-            return True
-        self._last[library, message] = now
-        return False
 
 
 def _message(record: logging.LogRecord) -> str:

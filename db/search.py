@@ -157,6 +157,13 @@ async def search(
         return Page(ids, await driver.fetchval(text, *values))
 
 
+def ids_of_unfinished(
+    wanted: Wanted, *, before: UUID | None = None, limit: int
+) -> tuple[str, list[Any]]:
+    """The statement of a whole page of what a team has in the queue, of one status; by index."""
+    return _walk(wanted, wanted.team_id, before or LAST, limit).page(limit)
+
+
 def _walk(wanted: Wanted, team_id: int | None, before: UUID, limit: int) -> _Walk:
     """Where to walk, down from an id."""
     walk = _Walk()

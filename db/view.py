@@ -13,6 +13,7 @@ from carpool.routing import Leg, resolved, upstreams
 from carpool.states import Outcome, QueueState, RequestStatus, ServiceClass
 from db.database import Database
 from db.routes import list_routes
+from db.search import Wanted, ids_of_unfinished
 
 VIEW = """
 select
@@ -30,16 +31,14 @@ left join provider_batches p on p.id = coalesce(q.owner, s.run_id)
 """
 ONE = VIEW + "where r.id = :id and r.team_id = :team_id"
 UNSEEN = VIEW.replace("s.body,", "null::bytea as body,")
-# Finished requests are walked by their results, unfinished ones by their queue rows: a team with a
-# long history may have few of them.
+# Finished requests are walked by their results: a team with a long history may have few of them.
 CONDITIONS = {
-    RequestStatus.QUEUED: ("q", "q.state <> 1 and not q.ghost"),
-    RequestStatus.IN_PROGRESS: ("q", "q.state = 1 and not q.ghost"),
     RequestStatus.COMPLETED: ("s", "s.outcome = 0"),
     RequestStatus.FAILED: ("s", "s.outcome = 1"),
     RequestStatus.CANCELLED: ("s", "s.outcome = 2"),
     RequestStatus.EXPIRED: ("s", "s.outcome = 3"),
 }
+UNFINISHED = (RequestStatus.QUEUED, RequestStatus.IN_PROGRESS)
 MAX_PAGE = 100
 # When the route of a model was last changed, or one that it leads to by an alias.
 CHANGED = """
@@ -82,9 +81,8 @@ class RequestView:
 async def view(database: Database, identifier: UUID, *, team_id: int) -> RequestView | None:
     """One request of a team; None where it has none of this id."""
     async with database.connect() as connection:
-        row = (
-            await connection.execute(text(ONE), {"id": identifier, "team_id": team_id})
-        ).one_or_none()
+        found = await connection.execute(text(ONE), {"id": identifier, "team_id": team_id})
+        row = found.mappings().one_or_none()
     return None if row is None else (await _views(database, [row]))[0]
 
 
@@ -98,6 +96,9 @@ async def page(
     limit: int = 20,
 ) -> list[RequestView]:
     """A team's requests, newest first, at most ``limit`` from the one after ``after`` on."""
+    if status in UNFINISHED:
+        wanted = Wanted(team_id=team_id, status=status, model=model)
+        return await _unfinished(database, wanted, after=after, limit=limit)
     walked, condition = ("r", "true") if status is None else CONDITIONS[status]
     conditions = [f"{walked}.team_id = :team_id", condition]
     values: dict[str, Any] = {"team_id": team_id, "limit": limit}
@@ -109,7 +110,18 @@ async def page(
         values["after"] = after
     query = f"{VIEW} where {' and '.join(conditions)} order by {walked}.id desc limit :limit"
     async with database.connect() as connection:
-        rows = (await connection.execute(text(query), values)).all()
+        rows = (await connection.execute(text(query), values)).mappings().all()
+    return await _views(database, rows)
+
+
+async def _unfinished(
+    database: Database, wanted: Wanted, *, after: UUID | None, limit: int
+) -> list[RequestView]:
+    """Found by the indexes of the queue: a team may have few rows, or none, of the many there."""
+    ids, values = ids_of_unfinished(wanted, before=after, limit=limit)
+    query = f"{VIEW} where r.id = any(array({ids})) order by r.id desc"
+    async with database.by_index() as driver:
+        rows = await driver.fetch(query, *values)
     return await _views(database, rows)
 
 
@@ -117,12 +129,12 @@ async def views(database: Database, ids: Sequence[UUID]) -> list[RequestView]:
     """Those of the requests that there are, of whatever team, newest first, without bodies."""
     query = f"{UNSEEN} where r.id = any(:ids) order by r.id desc"
     async with database.connect() as connection:
-        rows = (await connection.execute(text(query), {"ids": list(ids)})).all()
+        rows = (await connection.execute(text(query), {"ids": list(ids)})).mappings().all()
     return await _views(database, rows)
 
 
 async def _views(database: Database, rows: Sequence[Any]) -> list[RequestView]:
-    running = {row.model for row in rows if row.outcome is None and row.run_backend is not None}
+    running = {row["model"] for row in rows if _runs(row)}
     if not running:
         return [_view(row, None) for row in rows]
     changed = dict(await database.fetch(CHANGED, list(running)))
@@ -135,46 +147,42 @@ def _upstream(
     row: Any, legs: Mapping[str, Sequence[Leg]], changed: Mapping[str, datetime]
 ) -> str | None:
     """The model's name where a run computes it, by the route that led there."""
-    claimed = row.outcome is None and row.run_backend is not None
-    if not claimed or row.model not in legs or row.model not in changed:
+    model = row["model"]
+    if not _runs(row) or model not in legs or model not in changed:
         return None
-    if changed[row.model] >= row.claimed_at:
+    if changed[model] >= row["claimed_at"]:
         return None
     names = upstreams(
-        legs[row.model],
-        row.run_backend,
-        service_class=ServiceClass(getattr(row, "class")),
-        team=row.team,
-        share=row.share,
+        legs[model],
+        row["run_backend"],
+        service_class=ServiceClass(row["class"]),
+        team=row["team"],
+        share=row["share"],
     )
     return names.pop() if len(names) == 1 else None
 
 
+def _runs(row: Any) -> bool:
+    """Whether a run has it."""
+    return row["outcome"] is None and row["run_backend"] is not None
+
+
 def _view(row: Any, upstream: str | None) -> RequestView:
-    if row.outcome is not None:
-        status = RequestStatus.of(Outcome(row.outcome))
-    elif row.state == QueueState.CLAIMED:
+    ended = row["outcome"] is not None
+    if ended:
+        status = RequestStatus.of(Outcome(row["outcome"]))
+    elif row["state"] == QueueState.CLAIMED:
         status = RequestStatus.IN_PROGRESS
     else:
         status = RequestStatus.QUEUED
-    running = status in (RequestStatus.IN_PROGRESS,)
-    ran = row.outcome is not None and row.started_at is not None
+    ran = ended and row["started_at"] is not None
+    same = ("id", "endpoint", "model", "streamed", "reason", "deadline", "completed_at")
     return RequestView(
-        id=row.id,
+        **{name: row[name] for name in (*same, "status_code", "body")},
         status=status,
-        endpoint=row.endpoint,
-        model=row.model,
-        streamed=row.streamed,
-        backend=row.backend if row.outcome is not None else row.run_backend or row.batch_backend,
-        upstream=row.upstream or row.batch_upstream or upstream,
-        ledger=None
-        if row.outcome is None
-        else Ledger(**{name: getattr(row, name) for name in COLUMNS}),
-        reason=row.reason,
-        deadline=row.deadline,
-        started_at=row.started_at if row.outcome is not None else row.claimed_at,
-        completed_at=row.completed_at,
-        attempts=row.ended_claims + (1 if running or ran else 0),
-        status_code=row.status_code,
-        body=row.body,
+        backend=row["backend"] if ended else row["run_backend"] or row["batch_backend"],
+        upstream=row["upstream"] or row["batch_upstream"] or upstream,
+        ledger=Ledger(**{name: row[name] for name in COLUMNS}) if ended else None,
+        started_at=row["started_at"] if ended else row["claimed_at"],
+        attempts=row["ended_claims"] + (1 if ran or status is RequestStatus.IN_PROGRESS else 0),
     )

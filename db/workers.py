@@ -10,6 +10,7 @@ import msgspec
 
 from carpool.engine import EngineFigures, decode_figures
 from db.database import Fetches
+from db.processes import PREDECESSORS
 
 WORKERS = """
 select
@@ -26,15 +27,20 @@ select
     ) as runs
 from processes p
 where p.left_at is null and ($1::uuid is null or p.id = $1)
+    and (p.ended_at is null or p.ended_at > now() - interval '1 hour')
 order by p.ended_at is not null, p.kind, p.backend, p.started_at
 """
 PAUSE = """
 update processes set paused_at = coalesce(paused_at, now())
 where id = $1 and kind = 'worker' and ended_at is null
 """
-RESUME = """
-update processes set paused_at = null where id = $1 and kind = 'worker' and ended_at is null
-"""
+# With it what it was about to take over.
+RESUME = f"""
+update processes p set paused_at = null
+from processes me
+where me.id = $1 and me.kind = 'worker' and me.ended_at is null
+    and (p.id = me.id or ({PREDECESSORS}))
+"""  # noqa: S608 - texts of these modules
 
 
 class WorkerState(StrEnum):
@@ -110,7 +116,10 @@ async def list_workers(database: Fetches, identifier: UUID | None = None) -> lis
 
 
 async def pause_worker(database: Fetches, identifier: UUID) -> None:
-    """Have a worker end its run in order and begin none; one that is dead is not changed."""
+    """Have a worker end its run in order and begin none, until resumed, over its restarts.
+
+    One that is dead is not changed.
+    """
     await database.fetch(PAUSE, identifier)
 
 

@@ -134,10 +134,13 @@ class Worker:
             self._process.turned.clear()
             paused = self._process.paused
             log.info("worker_paused" if paused else "worker_resumed", backend=self._name)
-            if not paused:
+            if paused:
+                if self._run is not None:
+                    self._run.drain()
+            elif not self._draining.is_set():
                 self._look.set()
-            elif self._run is not None:
-                self._run.drain()
+                if isinstance(self._run, Run):
+                    self._run.resume()
 
     def _heard(self, channel: str, data: bytes) -> None:
         self._process.look_now.set()

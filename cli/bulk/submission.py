@@ -21,7 +21,7 @@ from cli.bulk.source import Source
 from cli.bulk.state import PartState, State
 
 END_STATUSES = frozenset({"completed", "failed", "cancelled", "expired"})
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 2.0
 """Of a long-poll. A change before it began is seen when it ends: one begins when nothing moves."""
 PAUSE_SECONDS = 0.5
 """Between two polls of one batch."""

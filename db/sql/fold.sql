@@ -1,5 +1,6 @@
--- Sums up to $1 deltas into the totals of today, the activity of these 10 seconds and the counts of their
--- batches, and removes them: one folder at a time. Returns the batches that have new counts.
+-- Sums up to $1 deltas into the totals of their days, the activity of these 10 seconds (or the last ones
+-- of an earlier day) and the counts of their batches, and removes them: one folder at a time. Returns
+-- the batches that have new counts.
 with taken as (
     delete from deltas
     where
@@ -8,7 +9,7 @@ with taken as (
     returning *
 ), grouped as materialized (
     select
-        team_id, model, coalesce(backend, '') as backend, sum(completed) as completed,
+        day, team_id, model, coalesce(backend, '') as backend, sum(completed) as completed,
         sum(failed) as failed, sum(cancelled) as cancelled, sum(expired) as expired,
         sum(prompt_tokens) as prompt_tokens, sum(cached_tokens) as cached_tokens,
         sum(completion_tokens) as completion_tokens, sum(paid) as paid,
@@ -16,15 +17,23 @@ with taken as (
         sum(saved_prefix) as saved_prefix, sum(saved_window) as saved_window,
         sum(saved_own) as saved_own
     from taken
-    group by team_id, model, coalesce(backend, '')
+    group by day, team_id, model, coalesce(backend, '')
 ), moved as (
     insert into activity as a (
         span_seconds, at, team_id, model, backend, completed, failed, cancelled, expired,
         prompt_tokens, cached_tokens, completion_tokens
     )
     select
-        10, to_timestamp(floor(extract(epoch from now()) / 10) * 10), team_id, model, backend,
-        completed, failed, cancelled, expired, prompt_tokens, cached_tokens, completion_tokens
+        10,
+        greatest(
+            day::timestamp at time zone 'utc', -- of a clock that stands before it: no two days meet
+            least(
+                to_timestamp(floor(extract(epoch from now()) / 10) * 10),
+                (day + 1)::timestamp at time zone 'utc' - interval '10 seconds'
+            )
+        ),
+        team_id, model, backend, completed, failed, cancelled, expired, prompt_tokens,
+        cached_tokens, completion_tokens
     from grouped
     on conflict (span_seconds, at, team_id, model, backend) do update set
         completed = a.completed + excluded.completed,
@@ -41,9 +50,9 @@ with taken as (
         paid, saved_shared, saved_cache, saved_prefix, saved_window, saved_own
     )
     select
-        (now() at time zone 'utc')::date, team_id, model, backend, completed, failed, cancelled,
-        expired, prompt_tokens, cached_tokens, completion_tokens, paid, saved_shared, saved_cache,
-        saved_prefix, saved_window, saved_own
+        day, team_id, model, backend, completed, failed, cancelled, expired, prompt_tokens,
+        cached_tokens, completion_tokens, paid, saved_shared, saved_cache, saved_prefix,
+        saved_window, saved_own
     from grouped
     on conflict (day, team_id, model, backend) do update set
         completed = t.completed + excluded.completed,

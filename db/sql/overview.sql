@@ -18,7 +18,9 @@ select json_build_object(
             'id', p.id, 'kind', p.kind, 'backend', p.backend, 'paused', p.paused_at is not null,
             'dead_seconds', extract(epoch from now() - p.ended_at)
         ) order by p.id), '[]')
-        from processes p where p.left_at is null
+        from processes p
+        where p.left_at is null
+            and (p.ended_at is null or p.ended_at > now() - interval '1 hour')
     ),
     'recent', (
         select coalesce(json_agg(a), '[]') from (
@@ -60,7 +62,7 @@ select json_build_object(
                 completed, failed, cancelled, expired, prompt_tokens, cached_tokens,
                 completion_tokens, paid, saved_shared, saved_cache, saved_prefix, saved_window,
                 saved_own
-            from deltas
+            from deltas where day = (now() at time zone 'utc')::date
         ) ended
     ),
     'batches', (

@@ -1,5 +1,5 @@
 -- What requests from day $2 to day $3 cost and saved, of team $1 (all where it is null), by $4. Reads
--- the totals, and the deltas of today that are not in them yet; a group of them without any money but
+-- the totals, and the deltas that are not in them yet; a group of them without any money but
 -- with tokens had no list price.
 select
     case $4
@@ -25,9 +25,8 @@ from (
     from totals
     union all
     select
-        (now() at time zone 'utc')::date, team_id, model, coalesce(backend, ''), completed,
-        prompt_tokens, cached_tokens, completion_tokens, paid, saved_shared, saved_cache,
-        saved_prefix, saved_window, saved_own
+        day, team_id, model, coalesce(backend, ''), completed, prompt_tokens, cached_tokens,
+        completion_tokens, paid, saved_shared, saved_cache, saved_prefix, saved_window, saved_own
     from deltas
 ) counted
 where ($1::integer is null or team_id = $1) and day between $2 and $3

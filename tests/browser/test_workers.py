@@ -1,8 +1,10 @@
-"""A worker is drained and resumed by a click, and what waits meanwhile says why."""
+"""A worker is drained and resumed by a click, and what waits meanwhile says why; engines tell."""
 
 import pytest
 from playwright.async_api import expect
 
+from carpool.engine import EngineFigures, encode_figures
+from carpool.ids import new_id
 from tests.browser.chromium import Visit
 from tests.browser.conftest import SECOND
 from tests.stack import Json, Requests, Stack
@@ -10,6 +12,11 @@ from tests.stack import Json, Requests, Stack
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SLOW: Json = {"carpool_simulate": {"milliseconds_per_token": 20}, "max_tokens": 40}
+HITS = """
+insert into runs (id, backend, slot, process_id, worker, capacity, heartbeat_at, figures)
+select $1, backend, 99, id, 'test', 8, now() + interval '1 hour', $2
+from processes where backend = $3 and ended_at is null
+"""
 
 
 async def test_a_worker_is_drained_and_resumed(house: Stack, visit: Visit) -> None:
@@ -34,3 +41,18 @@ async def test_a_worker_is_drained_and_resumed(house: Stack, visit: Visit) -> No
         await visit.confirm("Resume it")
         await expect(card).to_have_attribute("data-state", "live")
         await requests.until(waiting["id"], "completed")
+
+
+async def test_an_engine_says_what_its_prefix_cache_found_of_late(
+    house: Stack, visit: Visit
+) -> None:
+    run = new_id()
+    figures = EngineFigures(running=1, prefix_cache_queries=1000, prefix_cache_hits=250)
+    await house.fetch(HITS, run, encode_figures(figures).decode(), SECOND)
+    try:
+        await visit.open("workers")
+        card = visit.page.locator(".worker", has_text=SECOND)
+        told = card.locator(".run-figures", has_text="prefix hits")
+        await expect(told).to_contain_text("engine runs 1 · prefix hits 25")
+    finally:
+        await house.fetch("delete from runs where id = $1", run)

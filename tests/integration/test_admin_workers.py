@@ -1,13 +1,23 @@
 """A worker is drained and goes on under load: nothing is lost, and nothing claimed in between."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.stack import CHAT, Json, Stack, eventually, stack_in_temporary_directory
+from tests.stack import (
+    CHAT,
+    FOREVER,
+    Json,
+    Requests,
+    Stack,
+    eventually,
+    stack_in_temporary_directory,
+)
 
 CLAIMED = "select count(*) from queue where state = 1"
 WAITING = "select count(*) from queue"
@@ -41,6 +51,11 @@ async def workers(admin: httpx.AsyncClient, kind: str = "worker") -> list[Json]:
     listed = (await admin.get("/workers")).json()
     assert listed["object"] == "list"
     return [found for found in listed["data"] if found["kind"] == kind]
+
+
+async def counts_more(stack: Stack, event: str, number: int) -> bool:
+    """Whether an event was logged more often than so many times."""
+    return stack.output().count(event) > number
 
 
 async def until(admin: httpx.AsyncClient, identifier: str, state: str) -> Json:
@@ -131,6 +146,32 @@ async def test_a_worker_tells_what_its_run_holds_and_what_its_engine_does(
         await asyncio.gather(*asking, return_exceptions=True)
 
 
+async def test_a_worker_resumed_while_it_drains_claims_at_once(
+    busy_stack: Stack, admin: httpx.AsyncClient
+) -> None:
+    """In the same run, which keeps what it holds; and so again."""
+    [worker] = [found for found in await workers(admin) if found["state"] == "live"]
+    async with busy_stack.http() as http:
+        requests = Requests(http)
+        held = await requests.leave(**FOREVER)
+        await requests.until(held["id"], "in_progress")
+        [run] = worker["runs"]
+        for _ in range(2):
+            known = busy_stack.output().count("worker_paused")
+            await admin.post(f"/workers/{worker['id']}/drain")
+            await eventually(partial(counts_more, busy_stack, "worker_paused", known))
+            asked = await requests.leave()
+            draining = (await admin.get(f"/workers/{worker['id']}")).json()
+            assert draining["state"] == "draining"
+            assert [one["id"] for one in draining["runs"]] == [run["id"]]
+            await admin.post(f"/workers/{worker['id']}/resume")
+            assert (await requests.get(asked["id"], wait=20))["status"] == "completed"
+            assert (await requests.get(held["id"]))["status"] == "in_progress"
+        [now] = (await admin.get(f"/workers/{worker['id']}")).json()["runs"]
+        assert now["id"] == run["id"]
+        await requests.cancel(held["id"])
+
+
 async def test_a_worker_that_was_killed_is_shown_dead_and_its_successor_live(
     busy_stack: Stack, admin: httpx.AsyncClient
 ) -> None:
@@ -148,6 +189,31 @@ async def test_a_worker_that_was_killed_is_shown_dead_and_its_successor_live(
         p for p in (await admin.get("/overview")).json()["processes"] if p["kind"] == "worker"
     ]
     assert (of_workers["live"], of_workers["dead"]) == (1, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "ended"])
+async def test_a_drained_worker_that_is_started_anew_claims_when_it_is_resumed(
+    busy_stack: Stack, admin: httpx.AsyncClient, number: signal.Signals
+) -> None:
+    [old] = [found for found in await workers(admin) if found["state"] == "live"]
+    await admin.post(f"/workers/{old['id']}/drain")
+    await until(admin, old["id"], "paused")
+    async with busy_stack.http() as http:
+        asked = await Requests(http).leave()
+        ready = busy_stack.output().count("engine_ready")
+        pid = await busy_stack.replace("worker simulated-1", number)
+
+        async def successor() -> Json | None:
+            return next((found for found in await workers(admin) if found["pid"] == pid), None)
+
+        worker = await eventually(successor)
+        assert worker["state"] == "paused"
+        await eventually(partial(counts_more, busy_stack, "engine_ready", ready))
+        resumed_at = await busy_stack.value("select now()")
+        assert (await admin.post(f"/workers/{worker['id']}/resume")).json()["state"] == "live"
+        assert (await Requests(http).get(asked["id"], wait=20))["status"] == "completed"
+    [run] = (await admin.get(f"/workers/{worker['id']}")).json()["runs"]
+    assert run["started_at"] > resumed_at.timestamp()
 
 
 @pytest.mark.parametrize(

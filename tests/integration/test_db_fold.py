@@ -95,3 +95,55 @@ async def test_deltas_of_one_group_are_one_row_for_each_team_and_model(bench: "B
     await run.finish(claims)
     deltas = await bench.sql("select team_id, completed, completion_tokens from deltas order by 1")
     assert [tuple(d) for d in deltas] == [(1, 5, 10), (2, 5, 10)]
+
+
+DAYS = """
+select day - (now() at time zone 'utc')::date as day, completed::int, failed::int
+from totals order by day
+"""
+STEPS = """
+select (at at time zone 'utc')::date - (now() at time zone 'utc')::date as day, completed::int
+from activity order by at
+"""
+
+
+async def test_what_ended_before_midnight_is_of_that_day_whenever_it_is_folded(
+    bench: "Bench",
+) -> None:
+    """A delta has the day of its results; of yesterday's the activity is of its last seconds."""
+    run = await bench.run()
+    for number in (3, 4):
+        await bench.fill(number)
+        await run.finish(await run.claim(number))
+        if number == 3:
+            await bench.sql("update deltas set day = day - 1")
+    await bench.sql(FOLD, 100)
+    assert [tuple(row) for row in await bench.sql(DAYS)] == [(-1, 3, 0), (0, 4, 0)]
+    assert [tuple(row) for row in await bench.sql(STEPS)] == [(-1, 3), (0, 4)]
+
+
+async def test_a_clock_that_stands_before_the_day_of_a_delta_keeps_its_days_apart(
+    bench: "Bench",
+) -> None:
+    """Just after midnight it was set back, or the server that took over is a little behind."""
+    run = await bench.run()
+    for number in (3, 4):
+        await bench.fill(number)
+        await run.finish(await run.claim(number))
+        if number == 3:
+            await bench.sql("update deltas set day = day + 1")
+    await bench.sql(FOLD, 100)
+    assert [tuple(row) for row in await bench.sql(DAYS)] == [(0, 4, 0), (1, 3, 0)]
+    assert [tuple(row) for row in await bench.sql(STEPS)] == [(0, 4), (1, 3)]
+
+
+async def test_a_deltas_day_is_that_of_its_results(bench: "Bench") -> None:
+    """Whatever the time zone of the session that stores them."""
+    run = await bench.run()
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        await bench.fill(1)
+        claims = await run.claim(1)
+        await run.lane.fetch(f"set time zone '{zone}'")
+        await run.finish(claims)
+    days = "select distinct (completed_at at time zone 'utc')::date from results"
+    assert await bench.sql("select distinct day from deltas") == await bench.sql(days)

@@ -15,7 +15,7 @@ from carpool.prices import COLUMNS, Ledger, PriceRow
 from db.batch_sweep import FOLD
 from db.prices import delete_price, ensure_prices, list_prices, set_price
 from db.savings import SAVINGS, GroupBy, Saving, find_team, savings, total
-from tests.integration.test_db_plans import explain
+from tests.integration.plans import explain
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench

@@ -14,7 +14,7 @@ from db.reasons import group_reasons, reason_of
 from db.search import LOOKED_AT, Wanted, search
 from db.situation import read_situation
 from db.timeline import timeline
-from db.view import views
+from db.view import page, views
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench
@@ -84,6 +84,7 @@ where {where} and ($1::integer is null or r.team_id = $1) and ($2::text is null 
 order by r.id desc limit $4
 """
 LAST = UUID(int=2**128 - 1)
+NOBODY = TEAMS + 1
 ASIDE = 5_000
 """About what backs off, follows, is suspect or owned in these tables."""
 
@@ -191,6 +192,30 @@ async def test_rare_rows_are_all_found_page_by_page(bench: "Bench", full: Counti
         assert len(found) == number
         assert len(pages) > ROWS // 2 / LOOKED_AT
         assert min(len(ids) for ids in pages) == 0
+
+
+@pytest.mark.timeout(300)
+async def test_a_teams_own_list_of_the_queue_is_exact_and_reads_little(
+    bench: "Bench", full: CountingDatabase
+) -> None:
+    """Whether many of the rows are the team's, few or none."""
+    for status in (RequestStatus.QUEUED, RequestStatus.IN_PROGRESS):
+        for team_id in (1, 3, NOBODY):
+            for model in (None, "rare"):
+                after: UUID | None = None
+                for _ in range(3):
+                    full.looked_at = 0.0
+                    found = await page(
+                        full, team_id=team_id, status=status, model=model, after=after, limit=20
+                    )
+                    assert 0 < full.looked_at < ASIDE, (status, team_id, model)
+                    query = ALL.format(where=WHERE[status])
+                    rows = await bench.sql(query, team_id, model, after or LAST, 20)
+                    assert [one.id for one in found] == [row["id"] for row in rows]
+                    assert {one.status for one in found} <= {status}
+                    if len(found) < 20:
+                        break
+                    after = found[-1].id
 
 
 @pytest.mark.timeout(300)

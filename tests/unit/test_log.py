@@ -1,15 +1,20 @@
 """Of errors, and of what libraries log, kinds and places are told, and no value that they hold."""
 
+import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
+import structlog
 
 from carpool.errors import EngineDied, InvalidRequest, PassingError, Unavailable
-from carpool.log import cause
+from carpool.log import LIBRARY_EVENT, REPEAT_SECONDS, REPEATED, Repeats, cause
 
 SECRET = "planted-7c1e"
 PROGRAM = f"""
@@ -39,8 +44,11 @@ except ValueError:
 library.info("%s", "{SECRET}")
 library.log(35, "as %(text)s", {{"text": "{SECRET}"}})
 library.warning("a wrong template %d", "{SECRET}")
-for _ in range(5):
+for number in range(5):
     library.warning("said again")
+    ours.warning("claim_failed", error="Postgres is away")
+    ours.warning("group_retried", error="Postgres is away", size=number)
+    ours.warning("attempt_failed", request=str(uuid.UUID(int=number)), error="503")
 warnings.warn("{SECRET}")
 asyncio.run(forget())
 thread = threading.Thread(target=fail)
@@ -83,6 +91,98 @@ def test_libraries_are_told_with_numbers_alone(lines: list[dict[str, object]]) -
         ("py.warnings", "warning", "a warning"),
         ("asyncio", "error", "Task exception was never retrieved"),
     ]
+
+
+def test_what_is_away_is_said_once(lines: list[dict[str, object]]) -> None:
+    said = [line["event"] for line in lines if line.get("error") == "Postgres is away"]
+    assert said == ["claim_failed", "group_retried"]
+    assert [line["event"] for line in lines].count("attempt_failed") == 5
+
+
+class Said:
+    """What passes of what is said, on a clock that tests turn."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._repeats = Repeats(lambda: self.seconds)
+
+    def __call__(self, event: str, **fields: Any) -> dict[str, Any] | None:
+        """The line, or None where it is left out."""
+        try:
+            return dict(self._repeats(None, "warning", {"event": event} | fields))
+        except structlog.DropEvent:
+            return None
+
+
+def test_a_repeat_is_said_after_a_while_with_the_number_of_those_left_out() -> None:
+    said = Said()
+    line = {"event": "claim_failed", "error": "away"}
+    assert said(**line) == line
+    for _ in range(29):
+        said.seconds += 1
+        assert said(**line) is None
+    said.seconds = REPEAT_SECONDS
+    assert said(**line) == line | {"left_out": 29}
+    assert said(**line) is None
+    said.seconds *= 3
+    assert said(**line) == line | {"left_out": 1}
+    said.seconds *= 3
+    assert said(**line) == line
+
+
+def test_other_words_are_said_at_once() -> None:
+    said = Said()
+    for fields in ({"error": "away"}, {"error": "refused"}, {"error": "away", "backend": "b"}):
+        assert said("claim_failed", **fields) is not None
+        assert said("claim_failed", **fields) is None
+    assert said("look_failed", error="away") is not None
+
+
+@pytest.mark.parametrize("one", ["request", "batch", "provider_batch"])
+def test_what_is_about_one_request_or_batch_is_said_each_time(one: str) -> None:
+    said = Said()
+    line = {"event": "database_away", "error": "away", one: "the same"}
+    assert [said(**line), said(**line)] == [line, line]
+
+
+def test_few_words_are_remembered() -> None:
+    """However many there are; what is forgotten may be said again."""
+    said = Said()
+    for number in range(10_000):
+        assert said("claim_failed", error=str(number)) is not None
+        assert len(said._repeats._said) <= 1000
+
+
+ROOT = Path(__file__).parents[2]
+ONCE = {"process_not_left", "run_not_ended"}
+"""At the end of a process or run."""
+
+
+def test_each_warning_that_the_database_is_away_is_of_those_that_repeat_themselves() -> None:
+    """Or is about one request; and there is no name that nobody says."""
+    away, said = set(), set()
+    for package in ("carpool", "db", "workers", "api", "cli"):
+        for file in (ROOT / package).rglob("*.py"):
+            tree = ast.parse(file.read_text())
+            said |= {event for event, _ in _warnings(tree)}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ExceptHandler) and "DatabaseAway" in _caught(node):
+                    away |= {event for event, of_one in _warnings(node) if not of_one}
+    assert away - REPEATED == ONCE
+    assert REPEATED - said == {LIBRARY_EVENT}
+
+
+def _caught(handler: ast.ExceptHandler) -> str:
+    return "" if handler.type is None else ast.unparse(handler.type)
+
+
+def _warnings(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    """The events that are warned of below a node, and whether each names a request or batch."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "log.warning":
+            names = {keyword.arg for keyword in node.keywords}
+            of_one = not names.isdisjoint({"request", "batch", "provider_batch", None})
+            yield ast.literal_eval(node.args[0]), of_one
 
 
 def test_what_nobody_catches_is_told_alike(lines: list[dict[str, object]]) -> None:

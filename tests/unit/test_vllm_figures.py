@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from carpool.engine import EngineFigures, decode_figures, encode_figures
-from workers.backends.vllm_figures import read_figures
+from workers.backends.vllm_figures import RECENT_SECONDS, RecentFigures, read_figures
 
 
 def engine_metrics(*engines: str) -> CollectorRegistry:
@@ -48,6 +48,54 @@ def test_several_engines_of_a_process_are_told_together() -> None:
 def test_an_engine_without_statistics_tells_nothing() -> None:
     assert read_figures(CollectorRegistry()) is None
     assert read_figures(engine_metrics()) is None
+
+
+class Engine:
+    """An engine whose prefix cache is asked as a test likes, on a clock that it turns."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        Gauge("vllm:num_requests_running", "", registry=registry)
+        self._queries = Counter("vllm:prefix_cache_queries", "", registry=registry)
+        self._hits = Counter("vllm:prefix_cache_hits", "", registry=registry)
+        self._figures = RecentFigures(registry, lambda: self.seconds)
+        self.seconds = 1000.0
+
+    def ask(self, tokens: int, *, cached: int) -> None:
+        self._queries.inc(tokens)
+        self._hits.inc(cached)
+
+    def look(self) -> tuple[int | None, int | None]:
+        """How many tokens of its cache were asked for of late, and found."""
+        figures = self._figures.look()
+        assert figures is not None
+        return figures.prefix_cache_queries, figures.prefix_cache_hits
+
+
+def test_the_prefix_cache_is_told_of_the_last_minute_alone() -> None:
+    engine = Engine()
+    engine.ask(1000, cached=900)
+    assert engine.look() == (1000, 900)
+    looks = []
+    for _ in range(14):
+        engine.seconds += 5
+        engine.ask(10, cached=1)
+        looks.append(engine.look())
+    assert looks[10] == (1110, 911)
+    assert looks[-1] == (RECENT_SECONDS / 5 * 10, RECENT_SECONDS / 5)
+    engine.seconds += RECENT_SECONDS
+    engine.look()
+    engine.seconds += RECENT_SECONDS
+    assert engine.look() == (0, 0)
+
+
+def test_what_was_asked_between_two_late_looks_is_told() -> None:
+    """A run that ended and another that begins look at the same engine."""
+    engine = Engine()
+    engine.look()
+    engine.seconds += 10 * RECENT_SECONDS
+    engine.ask(100, cached=50)
+    assert engine.look() == (100, 50)
 
 
 def test_figures_are_the_same_after_their_way_through_the_database() -> None:

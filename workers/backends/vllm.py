@@ -6,6 +6,7 @@ its own, and a spawned one imports the parent's main module, which therefore nee
 """
 
 import asyncio
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from carpool.engine import EngineFigures
 from carpool.errors import ConfigurationError, EngineDied
 from carpool.settings import VLLMSettings, served_name
 from workers.backends.protocol import Answer, Call, Emit
-from workers.backends.vllm_figures import read_figures
+from workers.backends.vllm_figures import RecentFigures
 
 if TYPE_CHECKING:
     from workers.backends.vllm_engine import VLLMEngine
@@ -35,6 +36,7 @@ class VLLMBackend:
         self._settings = settings
         self._loading: asyncio.Future[None] | None = None
         self._engine: VLLMEngine | None = None
+        self._figures = RecentFigures()
 
     @property
     def running(self) -> int:
@@ -62,17 +64,20 @@ class VLLMBackend:
     async def answer(self, call: Call, emit: Emit) -> Answer:
         return await self._started().answer(call, emit)
 
-    async def admit(self, wanted: int) -> int:
+    def shut(self) -> Mapping[str, float]:
+        return {}
+
+    async def admit(self, wanted: Mapping[str, int]) -> Mapping[str, int]:
         return wanted
 
-    async def unused(self, number: int) -> None:
+    async def unused(self, calls: Mapping[str, int]) -> None:
         """Each worker has an engine of its own."""
 
     async def health(self) -> None:
         await self._started().health()
 
     def figures(self) -> EngineFigures | None:
-        return read_figures() if self._engine is not None else None
+        return self._figures.look() if self._engine is not None else None
 
     async def close(self) -> None:
         """End the engine's processes; a start that is under way is awaited first."""

@@ -218,8 +218,8 @@ function fillRun(row, { in_flight: now, capacity, accepting, started_at: at, fig
     if ((waiting ?? null) !== null) words.push(`${count(waiting)} wait in it`);
     if ((figures.kv_cache_usage ?? null) !== null)
       words.push(`KV cache ${percent(figures.kv_cache_usage)}`);
-    if ((figures.prefix_cache_hit_rate ?? null) !== null)
-      words.push(`prefix hits ${percent(figures.prefix_cache_hit_rate)}`);
+    const { prefix_cache_queries: asked, prefix_cache_hits: hits } = figures;
+    if (asked) words.push(`prefix hits ${percent(hits / asked)}`);
   }
   setText(row.querySelector(".run-figures"), words.join(" · "));
 }
