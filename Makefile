@@ -12,7 +12,7 @@ run: install
 
 test: .venv/.dev .venv/.vllm
 	$(BIN)/python -m tests.programs
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not vllm"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not vllm"
 	$(BIN)/python -m pytest -m vllm
 
 lint: .venv/.dev

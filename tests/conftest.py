@@ -7,6 +7,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from db.keys import NewKey
+from tests import prepared_postgres
 from tests.stack import Requests, Stack, Stock, stack_in_temporary_directory
 
 HASTY = {
@@ -29,6 +30,12 @@ ALARMS = (
     "thread_failed",
     "never retrieved",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _prepared_once() -> Iterator[None]:
+    yield
+    prepared_postgres.forget()
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from carpool.routing import Leg, Route
 from db.database import Database
 from db.keys import NewKey, create_key
 from db.routes import set_route
+from tests import prepared_postgres
 
 Json = dict[str, Any]
 Found = TypeVar("Found")
@@ -41,6 +42,9 @@ READY_SECONDS = 60.0
 END_SECONDS = 60.0
 WAIT_SECONDS = 30.0
 LOOK_SECONDS = 0.01
+LOOK_GROWTH = 1.3
+LONGEST_LOOK_SECONDS = 0.1
+"""A look may cost as much as what it waits for: what does not come at once is looked for less."""
 OUTPUT_FILE = "up.log"
 READY_LINE = "Ctrl-C ends it"
 FAST = {
@@ -219,6 +223,11 @@ class Stack:
         self.process.send_signal(number)
         return self.process.wait(END_SECONDS)
 
+    def hurry(self) -> int:
+        """End it without waiting for what it does; the exit code of `up`."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.stop(signal.SIGINT)
+
     def kill(self) -> None:
         """Kill `up` by -9, and return when its guard has ended all that it left."""
         children = psutil.Process(self.process.pid).children(recursive=True)
@@ -339,21 +348,24 @@ def start_stack(
 
 @contextmanager
 def stack_in_temporary_directory(
-    env: Mapping[str, str] | None = None, **options: Any
+    env: Mapping[str, str] | None = None, *, prepared: bool = True, **options: Any
 ) -> Iterator[Stack]:
     """A stack that ends with the context, whatever state it is in; its data go with it.
 
+    Its Postgres is a copy of a prepared one, unless it is to be as durable as another's.
     The directory is short, so that sockets fit, and outside pytest's own, which the account of
     the embedded Postgres cannot enter.
     """
     directory = Path(tempfile.mkdtemp(prefix="carpool-"))
     try:
+        if prepared:
+            prepared_postgres.give(directory)
         stack = start_stack(directory, env, **options)
         try:
             yield stack
         finally:
             if stack.process.poll() is None:
-                stack.stop()
+                stack.hurry()
     finally:
         shutil.rmtree(directory)
 
@@ -377,7 +389,9 @@ async def eventually(
     look: Callable[[], Awaitable[Found | None]], seconds: float = WAIT_SECONDS
 ) -> Found:
     """What a look finds once it finds something true; TimeoutError where it never does."""
+    pause = LOOK_SECONDS
     async with asyncio.timeout(seconds):
-        while not (found := await look()):  # noqa: ASYNC110 - a table has no event
-            await asyncio.sleep(LOOK_SECONDS)
+        while not (found := await look()):
+            await asyncio.sleep(pause)
+            pause = min(pause * LOOK_GROWTH, LONGEST_LOOK_SECONDS)
         return found

@@ -76,7 +76,7 @@ _FIRST_PAINT = """
 async def main(rows: int, seconds: float) -> None:
     """Fill, measure and print; minutes."""
     machine = Machine.look()
-    with stack_in_temporary_directory() as stack:
+    with stack_in_temporary_directory(prepared=False) as stack:
         _say(f"{rows:,} rows wait, and {rows:,} have ended")
         await _fill(stack, rows)
         async with light_load(stack), chromium() as browser:

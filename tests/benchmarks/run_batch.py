@@ -125,7 +125,7 @@ def _carpool(model: Path) -> Iterator[Carpool]:
         "CARPOOL_VLLM_MODEL": str(model),
         "CARPOOL_VLLM_ARGS": " ".join(ENGINE),
     }
-    with stack_in_temporary_directory(environment) as stack:
+    with stack_in_temporary_directory(environment, prepared=False) as stack:
         asyncio.run(_until_served(stack))
         port = urlsplit(stack.base_url).port
         assert port is not None

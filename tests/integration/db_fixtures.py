@@ -20,7 +20,7 @@ import pytest_asyncio
 from sqlalchemy.engine import make_url
 
 from carpool.ids import new_id
-from carpool.notices import Finished
+from carpool.notices import Finished, Lost
 from carpool.routing import Cell, Kind, Leg, Route, cells
 from carpool.states import Outcome, ServiceClass
 from cli.postgres import embedded_postgres
@@ -85,9 +85,14 @@ class TestRun:
         self.lane = bench.lane()
         self.told: list[tuple[UUID, Finished]] = []
         """Of those that followed: the channel, and what was told."""
-        self.finisher = Finisher(
-            identifier, backend, "worker", lambda *told: self.told.append(told)
-        )
+        self.told_lost: list[tuple[UUID, Lost]] = []
+        self.finisher = Finisher(identifier, backend, "worker", self._tell)
+
+    def _tell(self, channel: UUID, notice: Finished | Lost) -> None:
+        if isinstance(notice, Lost):
+            self.told_lost.append((channel, notice))
+        else:
+            self.told.append((channel, notice))
 
     async def claim(self, take: int, *, lane: Lane | None = None, **group: Any) -> list[Claim]:
         """Claim of one group: the interactive rows of the usual team, unless told otherwise."""

@@ -1,12 +1,10 @@
 """Admins see and steer the batches of all teams, which stay those of their teams."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from carpool.ids import new_id, public_id
 from db.keys import NewKey
-from tests.admin import Admin, admin_of
+from tests.admin import Admin
 from tests.batches import Batches, lines
 from tests.stack import Stack, eventually
 
@@ -15,34 +13,6 @@ pytestmark = pytest.mark.usefixtures("quiet")
 HOSTILE = "<script>alert(1)</script>\0\u202e"
 SLOW = {"carpool_simulate": {"milliseconds_per_token": 60_000}}
 FAILING = {"carpool_simulate": {"status": 422}}
-
-
-@pytest.fixture
-async def admin(stack: Stack) -> AsyncIterator[Admin]:
-    """An admin who does not see bodies."""
-    async with admin_of(stack) as made:
-        yield made
-
-
-@pytest.fixture
-async def reader(stack: Stack) -> AsyncIterator[Admin]:
-    """An admin who does."""
-    async with admin_of(stack, sees_bodies=True) as made:
-        yield made
-
-
-@pytest.fixture
-async def batches(stack: Stack, team: NewKey) -> AsyncIterator[Batches]:
-    """The batches of the test's own team."""
-    async with stack.http(team.secret) as http:
-        yield Batches(http)
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """Of that team."""
-    found: str = request.node.nodeid
-    return found
 
 
 async def test_a_batch_is_its_teams_object_with_its_team(

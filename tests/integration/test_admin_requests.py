@@ -1,12 +1,10 @@
 """Admins see the requests of all teams: found by their conditions, each with its whole story."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from carpool.ids import new_id, public_id
 from db.keys import NewKey
-from tests.admin import Admin, admin_of
+from tests.admin import Admin
 from tests.batches import Batches, lines
 from tests.stack import CHAT, FOREVER, MODEL, Json, Requests, Stack, eventually
 
@@ -18,27 +16,6 @@ HOSTILE = "<img src=x onerror=alert(1)>\u202e\"';--"
 def story(found: Json) -> list[Json]:
     """A request's timeline without what its client was told, which has its own pace."""
     return [e for e in found["timeline"] if e["event"] not in ("accepted", "delivered")]
-
-
-@pytest.fixture
-async def admin(stack: Stack) -> AsyncIterator[Admin]:
-    """An admin who does not see bodies."""
-    async with admin_of(stack) as made:
-        yield made
-
-
-@pytest.fixture
-async def reader(stack: Stack) -> AsyncIterator[Admin]:
-    """An admin who does."""
-    async with admin_of(stack, sees_bodies=True) as made:
-        yield made
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """Of the team that only this test uses."""
-    found: str = request.node.nodeid
-    return found
 
 
 async def test_a_request_shows_whose_it_is_and_what_happened(

@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from db.keys import NewKey
 from tests.batches import URL, Batches, Json, jsonl, line, lines
 from tests.stack import FOREVER, Stack, eventually, stack_in_temporary_directory
 
@@ -34,13 +33,6 @@ since = 2026-01-01
 input = 2
 output = 8
 """
-
-
-@pytest.fixture
-async def batches(stack: Stack, team: NewKey) -> AsyncIterator[Batches]:
-    """`/v1/batches` of the test's team."""
-    async with stack.http(team.secret) as http:
-        yield Batches(http)
 
 
 async def test_a_long_poll_ends_with_a_change(batches: Batches) -> None:

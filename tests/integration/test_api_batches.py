@@ -1,17 +1,14 @@
-"""OpenAI's Batch API, as the stock client knows it: every status, counter, file and refusal."""
+"""OpenAI's Batch API, as the stock client knows it: every status, counter, file and end."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 import pytest
-from openai import BadRequestError, ConflictError, NotFoundError
+from openai import ConflictError, NotFoundError
 from openai.types import Batch
 from openai.types.chat import ChatCompletion
 
-from db.keys import NewKey
 from tests.batches import URL, Batches, Json, jsonl, line, lines
 from tests.stack import FOREVER, Stack, Stock, eventually
 
@@ -19,13 +16,6 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 WINDOW: Any = "24h"
 FAILING: Json = {"carpool_simulate": {"status": 422}}
-
-
-@pytest.fixture
-async def batches(stack: Stack, team: NewKey) -> AsyncIterator[Batches]:
-    """`/v1/batches` of the test's team."""
-    async with stack.http(team.secret) as http:
-        yield Batches(http)
 
 
 async def test_openais_guide_step_by_step(stock: Stock) -> None:
@@ -107,182 +97,6 @@ async def test_the_other_endpoints(batches: Batches, endpoint: str, body: Json) 
     batch = await batches.run(content, endpoint=endpoint)
     [output], _ = await batches.proven(batch, ["a"])
     assert output["response"]["body"]["object"] in ("text_completion", "list")
-
-
-async def test_blank_lines_crlf_a_bom_and_no_last_newline(batches: Batches) -> None:
-    texts = [json.dumps(item).encode() for item in lines(3)]
-    content = b"\xef\xbb\xbf\r\n" + texts[0] + b"\r\n\n  \n" + texts[1] + b"\n" + texts[2]
-    batch = await batches.run(content)
-    assert batch["request_counts"]["total"] == 3
-    await batches.proven(batch, ["r0", "r1", "r2"])
-
-
-async def test_custom_ids_of_any_kind_come_back(batches: Batches) -> None:
-    odd = ["a\nb", "x" * 10_000, "\u0000", '"\\', "\u2028 \U0001f697", " ", "\ufeff"]
-    batch = await batches.run([line(custom_id) for custom_id in odd])
-    await batches.proven(batch, odd)
-
-
-@pytest.mark.parametrize("pieces", [1, 3, 7])
-async def test_a_character_split_over_pieces_of_the_upload(batches: Batches, pieces: int) -> None:
-    item = line("r", body={"messages": [{"role": "user", "content": "\u00fc\U0001f697" * 3000}]})
-    data = json.dumps(item, ensure_ascii=False).encode()
-
-    async def body() -> AsyncIterator[bytes]:
-        yield b'--e\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
-        yield b'--e\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
-        for start in range(0, len(data), 1009 * pieces):
-            yield data[start : start + 1009 * pieces]
-        yield b"\r\n--e--\r\n"
-
-    headers = {"content-type": "multipart/form-data; boundary=e"}
-    made = await batches.http.post("/files", content=body(), headers=headers)
-    batch = await batches.ended((await batches.of_file(made.json()["id"]))["id"])
-    await batches.proven(batch, ["r"])
-
-
-@pytest.mark.parametrize(
-    ("second", "code", "param"),
-    [
-        (b"no json", "invalid_json_line", None),
-        (b"\xff\xfe", "invalid_json_line", None),
-        ({"method": "POST", "url": URL, "body": {}}, "missing_required_parameter", "custom_id"),
-        (line("b", body={"model": None}), "invalid_request", "body.model"),
-        (line("b") | {"body": {"model": "simulated"}}, "invalid_request", "body.messages"),
-        (line("b", body={"user": "a\0"}), "invalid_request", "body"),
-        (line("b", url="/v1/embeddings"), "invalid_url", "url"),
-        (line("b", body={"model": "nowhere"}), "model_not_found", "body.model"),
-        (line("b", body={"stream": True}), "streaming_unsupported", "body.stream"),
-        (line("b", body={"model": "parked"}), "mismatched_model", "body.model"),
-        (line("r0"), "duplicate_custom_id", "custom_id"),
-    ],
-    ids=range(11),
-)
-@pytest.mark.usefixtures("parked")
-async def test_an_invalid_line_fails_the_batch_and_nothing_of_it_runs(
-    stack: Stack, batches: Batches, second: bytes | Json, code: str, param: str | None
-) -> None:
-    text = second if isinstance(second, bytes) else json.dumps(second).encode()
-    batch = await batches.run(jsonl(lines(1)) + text + b"\n")
-    assert batch["status"] == "failed"
-    assert batch["request_counts"] == {"total": 0, "completed": 0, "failed": 0}
-    assert batch["failed_at"] is not None
-    assert (batch["output_file_id"], batch["error_file_id"]) == (None, None)
-    [error] = batch["errors"]["data"]
-    assert (error["code"], error["line"], error["param"]) == (code, 2, param)
-    Batch.model_validate(batch)
-    identifier = batch["id"].removeprefix("batch_")
-    assert not await stack.value(
-        "select count(*) from requests where batch_id = $1::uuid", identifier
-    )
-
-
-async def test_many_errors_are_reported_up_to_a_number(batches: Batches) -> None:
-    batch = await batches.run(jsonl(lines(1)) + b"x\n" * 300)
-    assert [error["line"] for error in batch["errors"]["data"]] == list(range(2, 102))
-
-
-async def test_a_file_that_is_not_there(batches: Batches, stack: Stack) -> None:
-    other = await stack.new_key("strangers to batches")
-    async with stack.http(other.secret) as http:
-        foreign = await Batches(http).upload(lines(1))
-    wrong = await batches.upload(b"any", purpose="user_data")
-    deleted = await batches.upload(lines(1))
-    await batches.ask("DELETE", f"/files/{deleted}")
-    for file in (foreign, wrong, deleted, "file-1", "", "x" * 5000, "file-\0", "file-" + "0" * 32):
-        batch = await batches.ended((await batches.of_file(file))["id"])
-        assert batch["status"] == "failed"
-        [error] = batch["errors"]["data"]
-        assert (error["code"], error["line"], error["param"]) == (
-            "invalid_request",
-            None,
-            "file_id",
-        )
-        assert error["message"].startswith("Cannot find file ")
-
-
-async def test_a_file_deleted_while_its_batch_runs(batches: Batches) -> None:
-    file = await batches.upload(lines(50))
-    batch = await batches.of_file(file)
-    await batches.ask("DELETE", f"/files/{file}")
-    assert (await batches.http.get(f"/files/{file}")).status_code == 404
-    ended = await batches.ended(batch["id"])
-    assert (ended["status"], ended["input_file_id"]) == ("completed", file)
-    await batches.proven(ended, [f"r{n}" for n in range(50)])
-
-
-async def test_50_001_lines(batches: Batches) -> None:
-    batch = await batches.run(jsonl([line("r")])[:-1].replace(b'"r"', b'"%d"') % 0 + b"\n" * 2)
-    assert batch["status"] == "completed"
-    text = json.dumps(line("N")).encode() + b"\n"
-    batch = await batches.run(b"".join(text.replace(b'"N"', b'"%d"' % n) for n in range(50_001)))
-    assert batch["status"] == "failed"
-    assert [(e["code"], e["line"]) for e in batch["errors"]["data"]] == [("too_many_tasks", None)]
-
-
-async def test_a_line_over_the_limit(batches: Batches) -> None:
-    huge = line("b", body={"messages": [{"role": "user", "content": "x" * 10_000_000}]})
-    batch = await batches.run([*lines(1), huge])
-    [error] = batch["errors"]["data"]
-    assert (error["code"], error["line"]) == ("request_too_large", 2)
-
-
-@pytest.mark.parametrize(
-    ("changes", "param", "code"),
-    [
-        ({"endpoint": "/v1/nothing"}, "endpoint", "invalid_value"),
-        ({"endpoint": 7}, "endpoint", "invalid_type"),
-        ({"endpoint": None}, "endpoint", "invalid_type"),
-        ({"completion_window": "soon"}, "completion_window", "invalid_value"),
-        ({"completion_window": "31d"}, "completion_window", "invalid_value"),
-        ({"completion_window": 24}, "completion_window", "invalid_type"),
-        ({"metadata": {"tags": ["a"]}}, "metadata.tags", "invalid_type"),
-        ({"metadata": {"k": "v" * 513}}, "metadata.k", "invalid_value"),
-        ({"metadata": {str(n): "v" for n in range(17)}}, "metadata", "invalid_value"),
-        ({"metadata": []}, "metadata", "invalid_type"),
-        (
-            {"output_expires_after": {"seconds": 3600}},
-            "output_expires_after.anchor",
-            "missing_required_parameter",
-        ),
-        (
-            {"output_expires_after": {"anchor": "created_at", "seconds": 1}},
-            "output_expires_after.seconds",
-            "invalid_value",
-        ),
-        (
-            {"output_expires_after": {"anchor": "now", "seconds": 3600}},
-            "output_expires_after.anchor",
-            "invalid_value",
-        ),
-        ({"priority": 101}, "priority", "invalid_value"),
-        ({"priority": "high"}, "priority", "invalid_type"),
-        ({"input_file_id": 7}, "input_file_id", "invalid_type"),
-    ],
-    ids=range(16),
-)
-async def test_a_creation_that_is_wrong(stock: Stock, changes: Json, param: str, code: str) -> None:
-    body = {"input_file_id": "file-1", "endpoint": URL, "completion_window": "24h"} | changes
-    with pytest.raises(BadRequestError) as caught:
-        await stock(lambda c: c.post("/batches", cast_to=object, body=body))
-    assert (caught.value.param, caught.value.code) == (param, code)
-    assert await stock(lambda c: c.batches.list()) == []
-
-
-@pytest.mark.parametrize("missing", ["input_file_id", "endpoint", "completion_window"])
-async def test_a_creation_without(stock: Stock, missing: str) -> None:
-    body = {"input_file_id": "file-1", "endpoint": URL, "completion_window": "24h"}
-    del body[missing]
-    with pytest.raises(BadRequestError) as caught:
-        await stock(lambda c: c.post("/batches", cast_to=object, body=body))
-    assert (caught.value.param, caught.value.code) == (missing, "missing_required_parameter")
-    assert caught.value.message.endswith(f"Missing required parameter: '{missing}'.")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null"])
-async def test_a_creation_that_is_no_object(batches: Batches, content: bytes) -> None:
-    answer = await batches.http.post("/batches", content=content)
-    assert answer.status_code == 400
 
 
 async def test_a_batch_is_its_teams(stack: Stack, batches: Batches) -> None:
@@ -390,50 +204,6 @@ async def test_output_files_expire_when_their_owner_says(batches: Batches) -> No
     for file in (batch["output_file_id"], batch["error_file_id"]):
         found = await batches.ask("GET", f"/files/{file}")
         assert found["expires_at"] - found["created_at"] == pytest.approx(7200, abs=2)
-
-
-async def test_a_retry_of_the_creation_gets_the_batch_that_nobody_was_told_of(
-    stack: Stack, batches: Batches
-) -> None:
-    file = await batches.upload(lines(1))
-    body = {"input_file_id": file, "endpoint": URL, "completion_window": "24h"}
-    first = (await batches.http.post("/batches", json=body)).json()
-
-    async def send(retry: str) -> str:
-        headers = {"x-stainless-retry-count": retry}
-        answer = await batches.http.post("/batches", json=body, headers=headers)
-        return str(answer.json()["id"])
-
-    async def noted() -> bool:
-        query = "select count(*) from deliveries where id = $1::uuid"
-        return bool(await stack.value(query, first["id"].removeprefix("batch_")))
-
-    await eventually(noted)
-    assert await send("1") != first["id"]
-    forgotten = (await batches.http.post("/batches", json=body)).json()["id"]
-    query = "delete from deliveries where id = $1::uuid returning 1"
-    await eventually(lambda: stack.value(query, forgotten.removeprefix("batch_")))
-    assert await send("0") != forgotten
-    assert await send("1") == forgotten
-
-
-async def test_a_key_names_one_batch(batches: Batches) -> None:
-    file = await batches.upload(lines(1))
-    body = {"input_file_id": file, "endpoint": URL, "completion_window": "24h"}
-
-    async def send(key: str, **changes: str) -> Any:
-        return await batches.http.post(
-            "/batches", json=body | changes, headers={"Idempotency-Key": key}
-        )
-
-    answers = await asyncio.gather(*(send("k") for _ in range(10)))
-    assert {answer.status_code for answer in answers} == {200}
-    names = {answer.json()["id"] for answer in answers}
-    assert len(names) == 1
-    assert (await send("other")).json()["id"] not in names
-    assert (await send("k", completion_window="2h")).status_code == 422
-    assert (await send("")).status_code == 400
-    assert len((await batches.ask("GET", "/batches"))["data"]) == 2
 
 
 def _cancel(batch: str, client: Any) -> Any:

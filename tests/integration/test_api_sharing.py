@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from carpool.routing import Leg, Route
 from db.keys import NewKey
+from db.routes import set_route
 from tests.batches import Batches, line
 from tests.double.launch import Double
 from tests.stack import CHAT, Json, Stack, eventually, stack_in_temporary_directory
@@ -28,6 +30,10 @@ upstream = "gpt-6-luna"
 backends = ["provider"]
 upstream = "gpt-6-luna"
 cache_seconds = 600
+
+[[models.later.legs]]
+backend = "provider"
+after_seconds = 86400
 
 [[prices]]
 model = "gpt-6-luna"
@@ -130,15 +136,27 @@ async def test_what_may_differ_is_shared_only_where_the_caller_asks(
 async def test_equal_lines_of_a_batch_are_computed_once(
     sharing: Stack, key: NewKey, http: httpx.AsyncClient, double: Double
 ) -> None:
-    """Where they are deterministic; each has its own line in the output."""
+    """Where they are deterministic and wait together; each has its own line in the output."""
     batches = Batches(http)
-    equal = {"model": "house", "temperature": 0, "messages": CHAT["messages"]}
+    equal = {"model": "later", "temperature": 0, "messages": CHAT["messages"]}
     content = [
         *(line(f"same{n}", body=equal) for n in range(2500)),
         *(line(f"free{n}", body=equal | {"temperature": 1}) for n in range(3)),
         line("other", body=equal | {"max_tokens": 7}),
     ]
-    batch = await batches.run(content)
+    created = await batches.create(content)
+
+    async def queued() -> bool:
+        return bool(
+            await sharing.value("select count(*) from queue where model = 'later'") == len(content)
+        )
+
+    await eventually(queued)
+    async with sharing.database() as database:
+        route = Route(legs=(Leg(backend="provider", upstream="gpt-6-luna"),))
+        await set_route(database, "later", route, actor="test", backends={"provider"})
+    await sharing.announce_change()
+    batch = await batches.ended(created["id"])
     output, _ = await batches.proven(batch, [item["custom_id"] for item in content])
     assert batch["request_counts"] == {"total": 2504, "completed": 2504, "failed": 0}
     same = [

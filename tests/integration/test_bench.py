@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.integration.relay import Answer, relaying
-from tests.integration.test_submit import Work, ended, line_of
+from tests.integration.work import Work, ended, line_of
 from tests.stack import Json, Stack, stack_in_temporary_directory
 
 FAST_MS = 1

@@ -199,20 +199,21 @@ async def test_a_rate_limit(bench: "Bench") -> None:
     """Paused, out of calls, or out of tokens; not while another backend may take it."""
     await bench.run()
     [found] = await bench.fill(1)
-    await observe(bench.database, BACKEND, Observation(requests=Level(60, 20)))
+    await observe(bench.database, BACKEND, MODEL, Observation(requests=Level(60, 20)))
+    await pause(bench.database, BACKEND, "another", 600)
     assert await code(bench, found) is Reason.BEHIND
-    await pause(bench.database, BACKEND, 600)
+    await pause(bench.database, BACKEND, MODEL, 600)
     waits = await reason(bench, found)
     assert waits.reason is Reason.RATE_LIMITED
-    assert waits.text == "The rate limit of 'engine' is used up for 10 min."
+    assert waits.text == "The rate limit of 'tiny' at 'engine' is used up for 10 min."
     assert waits.eta_seconds == pytest.approx(600, abs=5)
-    await bench.sql("delete from rate_limits")
-    await observe(bench.database, BACKEND, Observation(requests=Level(1, 0)))
+    await bench.sql("delete from model_limits")
+    await observe(bench.database, BACKEND, MODEL, Observation(requests=Level(1, 0)))
     assert (await reason(bench, found)).eta_seconds == pytest.approx(60, abs=5)
-    await bench.sql("delete from rate_limits")
+    await bench.sql("delete from model_limits")
     tokens = Observation(requests=Level(500, 500), tokens=Level(60, -50))
-    await observe(bench.database, BACKEND, tokens)
-    await bench.sql("update rate_limits set tokens_left = -50")
+    await observe(bench.database, BACKEND, MODEL, tokens)
+    await bench.sql("update model_limits set tokens_left = -50")
     assert await code(bench, found) is Reason.RATE_LIMITED
     await bench.run("other")
     await route(bench, Leg(backend="other"), Leg(backend=BACKEND))

@@ -13,9 +13,10 @@ from carpool.states import Outcome, QueueState
 from db.delivery import attach
 from db.end import END, INTERRUPTED, end_requests
 from db.finish import NOT_MINE, Failure
+from db.follow import STREAM_DELAY_SECONDS
 from db.processes import Process
 from db.runs import begin_run
-from db.sweep import LOSE, STREAM_DELAY_SECONDS, Swept, sweep
+from db.sweep import LOSE, Swept, sweep
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench, TestRun

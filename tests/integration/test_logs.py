@@ -14,7 +14,8 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from tests.double.launch import Double, serving
+from tests.double.launch import Double
+from tests.integration.cloud import CLOUD, PATH, PATIENT, cloud
 from tests.stack import (
     CHAT,
     MODEL,
@@ -26,44 +27,10 @@ from tests.stack import (
     stack_in_temporary_directory,
 )
 
-PATH = "/v1/chat/completions"
-CLOUD = "cloudy"
-PATIENT = "patient"
 MARKER = "planted"
 PROVIDER_KEY = f"sk-{MARKER}-provider-key"
 SAID_BY_UP = "carpool: "
 """What `up` says to a person beside the logs of its children."""
-CONFIG = f"""
-[backends.simulated]
-kind = "simulated"
-first_token_milliseconds = 0
-token_milliseconds = 0
-
-[backends.cloud]
-kind = "openai"
-base_url = "{{url}}"
-api_key = "{PROVIDER_KEY}"
-models = ["gpt-6-luna"]
-
-[backends.later]
-kind = "openai_batch"
-base_url = "{{url}}"
-api_key = "{PROVIDER_KEY}"
-models = ["gpt-6-luna"]
-gather_seconds = 0.1
-poll_seconds = 0.1
-
-[models.{MODEL}]
-backends = ["simulated"]
-
-[models.{CLOUD}]
-backends = ["cloud"]
-upstream = "gpt-6-luna"
-
-[models.{PATIENT}]
-backends = ["later"]
-upstream = "gpt-6-luna"
-"""
 HOSTILE_IDS = (
     f'{MARKER}-id\n{{"event": "forged"}}',
     f"{MARKER}-id-\x1b[31m",
@@ -100,15 +67,9 @@ UNCHECKED = "alter table {table} drop constraint checked"
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[str]:
-    with serving() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 def logging_stack(served: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     config = tmp_path_factory.mktemp("config") / "carpool.toml"
-    config.write_text(CONFIG.format(url=served))
+    config.write_text(cloud(served, PROVIDER_KEY))
     env = {
         "CARPOOL_CONFIG": str(config),
         "CARPOOL_LOG_JSON": "true",
@@ -118,12 +79,6 @@ def logging_stack(served: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     }
     with stack_in_temporary_directory(env) as started:
         yield started
-
-
-@pytest_asyncio.fixture
-async def double(served: str) -> AsyncIterator[Double]:
-    async with Double(url=served) as attached:
-        yield attached
 
 
 @pytest_asyncio.fixture
@@ -207,6 +162,8 @@ async def test_what_a_provider_answers_in_error(
 ) -> None:
     await double.fault(PATH, times=1, **FAULTS[fault])
     assert await _ask(planted, model=CLOUD, stream=stream) in (200, 400, 500, 502, 429)
+    # A success between the failures, so that the provider is not left alone for them.
+    assert await _ask(planted, model=CLOUD) == 200
 
 
 async def test_what_a_failed_attempt_says_of_itself(

@@ -208,7 +208,8 @@ async def test_what_waits_is_counted_with_its_age(stack: Stack, parked: str) -> 
 @pytest.mark.parametrize("fault", [frozen, dead], ids=["frozen", "dead"])
 async def test_while_the_database_is_away_its_figures_are_absent(fault: Any) -> None:
     """Not zero, and not those of before; those of the processes themselves stay."""
-    with stack_in_temporary_directory({"CARPOOL_METRICS_PORT": "0"}) as stack:
+    hasty = {"CARPOOL_METRICS_PORT": "0", "CARPOOL_DATABASE_TIMEOUT_SECONDS": "2"}
+    with stack_in_temporary_directory(hasty) as stack:
         async with stack.async_client() as client:
             await client.chat.completions.create(**CHAT)
         await settled(stack, done=1)
@@ -250,7 +251,7 @@ async def test_a_jobs_process_is_not_ready_without_its_database() -> None:
 async def test_a_worker_that_ends_is_not_ready() -> None:
     """From the signal on; it lives for as long as it drains."""
     slow = {"CARPOOL_METRICS_PORT": "0", "CARPOOL_SIMULATED_FIRST_TOKEN_MS": "60000"}
-    with stack_in_temporary_directory(slow | {"CARPOOL_DRAIN_SECONDS": "5"}) as stack:
+    with stack_in_temporary_directory(slow | {"CARPOOL_DRAIN_SECONDS": "2"}) as stack:
         url = await door(stack, "carpool_claims_total")
         async with stack.http() as http:
             answer = await http.post(

@@ -13,6 +13,7 @@ from tests.figures import Scrape, doors, scrape
 from tests.stack import CHAT, Stack, eventually, stack_in_temporary_directory
 
 LIVE, PATIENT = "live", "patient"
+UPSTREAM = "gpt-6-luna"
 PATH = "/v1/chat/completions"
 COUNT_SECONDS = 120.0
 """What is counted seldom on a loaded machine is waited for."""
@@ -68,7 +69,7 @@ def stack(served: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
 async def double(served: str, stack: Stack) -> AsyncIterator[Double]:
     """A fresh one, whose pauses the stack has forgotten."""
     async with Double(url=served) as attached:
-        await stack.fetch("update rate_limits set paused_until = null")
+        await stack.fetch("update model_limits set paused_until = null")
         yield attached
 
 
@@ -134,7 +135,7 @@ async def test_a_pause_that_a_provider_asks_for_is_shown(stack: Stack, double: D
 
     async def paused() -> float | None:
         seen = await scrape(stack.root_url)
-        return seen.value("carpool_backend_pause_seconds", backend=LIVE)
+        return seen.value("carpool_backend_pause_seconds", backend=LIVE, upstream=UPSTREAM)
 
     assert 500 < await eventually(paused) <= 600
 

@@ -1,6 +1,6 @@
 """What is ours at a provider is found again, whatever else is there."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -10,24 +10,12 @@ import pytest_asyncio
 from carpool.ids import new_id
 from carpool.settings import OpenAIBatchSettings
 from db.provider_batches import ProviderBatch
-from tests.double.launch import Double, serving
+from tests.double.launch import Double
 from workers.provider_batches import provider as module
 from workers.provider_batches.provider import Provider
 
 PAGE = 2
 PATH = "/v1/chat/completions"
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[str]:
-    with serving() as url:
-        yield url
-
-
-@pytest_asyncio.fixture
-async def double(served: str) -> AsyncIterator[Double]:
-    async with Double(url=served) as attached:
-        yield attached
 
 
 @pytest_asyncio.fixture

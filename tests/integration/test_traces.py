@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,60 +11,20 @@ from uuid import uuid4
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from carpool import span_attributes as names
-from tests.double.launch import Double, serving
+from tests.double.launch import Double
+from tests.integration.cloud import CLOUD, PATH, PATIENT, UPSTREAM, cloud
 from tests.otlp import Receiver, Span, receiving
 from tests.stack import CHAT, MODEL, Json, Requests, Stack, stack_in_temporary_directory
 
-PATH = "/v1/chat/completions"
-CLOUD = "cloudy"
-UPSTREAM = "gpt-6-luna"
-PATIENT = "patient"
-CONFIG = f"""
-[backends.simulated]
-kind = "simulated"
-first_token_milliseconds = 0
-token_milliseconds = 0
-
-[backends.cloud]
-kind = "openai"
-base_url = "{{url}}"
-api_key = "sk-planted-provider"
-models = ["{UPSTREAM}"]
-
-[backends.later]
-kind = "openai_batch"
-base_url = "{{url}}"
-api_key = "sk-planted-provider"
-models = ["{UPSTREAM}"]
-gather_seconds = 0.1
-poll_seconds = 0.1
-
-[models.{MODEL}]
-backends = ["simulated"]
-
-[models.{CLOUD}]
-backends = ["cloud"]
-upstream = "{UPSTREAM}"
-
-[models.{PATIENT}]
-backends = ["later"]
-upstream = "{UPSTREAM}"
-"""
+PROVIDER_KEY = "sk-planted-provider"
 SECRET = "planted-prompt-7f3a"
 PROTOBUF = "google/_upb"
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
 OF_A_REQUEST = {f"POST {PATH}", "queue", "claim", f"chat {MODEL}", "store"}
 AWAY_FACTOR = 3.0
 """How much slower answers may be on a loaded machine while the receiver is away."""
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[str]:
-    with serving() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +38,14 @@ def traced_stack(
     served: str, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     config = tmp_path_factory.mktemp("config") / "carpool.toml"
-    config.write_text(CONFIG.format(url=served))
-    env = SOON | {"CARPOOL_CONFIG": str(config), "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+    config.write_text(cloud(served, PROVIDER_KEY))
+    env = SOON | {
+        "CARPOOL_CONFIG": str(config),
+        "CARPOOL_MAX_ATTEMPTS": "2",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+    }
     with stack_in_temporary_directory(env) as started:
         yield started
-
-
-@pytest_asyncio.fixture
-async def double(served: str) -> AsyncIterator[Double]:
-    async with Double(url=served) as attached:
-        yield attached
 
 
 class Trace:
@@ -212,7 +170,7 @@ async def test_a_request_that_fails_for_good_fails_its_trace(
     assert answer.status_code == 500
     await double.clear()
     found = await trace.spans(f"POST {PATH}", "store")
-    assert len(found[f"chat {CLOUD}"]) > 1
+    assert len(found[f"chat {CLOUD}"]) == 2
     [server] = found[f"POST {PATH}"]
     assert (server.failed, server.attributes["error.type"]) == (True, "500")
 
@@ -336,7 +294,7 @@ async def test_no_span_holds_content_or_a_key(
     assert answer.status_code == 200
     await trace.spans("store", count=3)
     text = answer.json()["choices"][0]["message"]["content"]
-    hidden = (SECRET, text, traced_stack.api_key, traced_stack.admin_key, "sk-planted-provider")
+    hidden = (SECRET, text, traced_stack.api_key, traced_stack.admin_key, PROVIDER_KEY)
     raw = bytes(receiver.raw)
     assert not [one for one in hidden if one.encode() in raw]
     assert not [span for span in receiver.spans if span.events]

@@ -26,6 +26,7 @@ from openai import OpenAI
 from cli.probe import get
 from db.database import Database
 from db.keys import list_keys
+from tests import prepared_postgres
 
 READY_SECONDS = 15.0
 WAIT_SECONDS = 60.0
@@ -98,11 +99,18 @@ class Up:
 
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
+def empty() -> Iterator[Path]:
     """Short, so that sockets fit, and outside pytest's own, which other accounts cannot enter."""
     path = Path(tempfile.mkdtemp(prefix="carpool-"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def directory(empty: Path) -> Path:
+    """With the data of a Postgres that has the schema."""
+    prepared_postgres.give(empty)
+    return empty
 
 
 @contextmanager
@@ -116,8 +124,8 @@ def running(directory: Path, *options: str, **environment: str) -> Iterator[Up]:
             up.end()
 
 
-def test_a_first_start_is_ready_soon_and_tells_all_that_is_needed(directory: Path) -> None:
-    with running(directory, CARPOOL_SIMULATED_FIRST_TOKEN_MS="1") as up:
+def test_a_first_start_is_ready_soon_and_tells_all_that_is_needed(empty: Path) -> None:
+    with running(empty, CARPOOL_SIMULATED_FIRST_TOKEN_MS="1") as up:
         assert time.monotonic() - up.began < READY_SECONDS
         connection = up.connection
         assert set(connection) == {
@@ -127,7 +135,7 @@ def test_a_first_start_is_ready_soon_and_tells_all_that_is_needed(directory: Pat
             "database_url",
             "redis_url",
         }
-        assert mode(directory / "connection.json") == 0o600
+        assert mode(empty / "connection.json") == 0o600
         assert connection["base_url"] in up.text
         assert connection["api_key"] in up.text
         assert connection["admin_key"] not in up.text
@@ -183,9 +191,9 @@ def test_an_end_in_order_leaves_no_child(directory: Path, number: signal.Signals
         assert "starts again" not in up.text
 
 
-def test_an_end_during_the_start_leaves_no_child(directory: Path) -> None:
-    up = Up(directory)
-    wait_for(lambda: (directory / "postgres" / "postmaster.pid").exists())
+def test_an_end_during_the_start_leaves_no_child(empty: Path) -> None:
+    up = Up(empty)
+    wait_for(lambda: (empty / "postgres" / "postmaster.pid").exists())
     children = up.descendants()
     assert up.end() == 0
     assert living(children) == []
@@ -252,10 +260,10 @@ def test_a_second_up_on_the_same_directory_is_refused(directory: Path) -> None:
         assert get(up.connection["base_url"].removesuffix("/v1") + "/readyz") is not None
 
 
-def test_a_taken_port_is_named(directory: Path) -> None:
+def test_a_taken_port_is_named(empty: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused = carpool(directory, "up", "--port", str(port), check=False)
+        refused = carpool(empty, "up", "--port", str(port), check=False)
     assert refused.returncode == 2
     assert f"cannot listen on 127.0.0.1 port {port}" in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -270,21 +278,21 @@ def test_a_taken_port_is_named(directory: Path) -> None:
         ("not toml", "is not TOML"),
     ],
 )
-def test_a_bad_configuration_is_one_line(directory: Path, content: str, message: str) -> None:
-    (directory / "bad.toml").write_text(content)
-    refused = carpool(directory, "up", "--config", str(directory / "bad.toml"), check=False)
+def test_a_bad_configuration_is_one_line(empty: Path, content: str, message: str) -> None:
+    (empty / "bad.toml").write_text(content)
+    refused = carpool(empty, "up", "--config", str(empty / "bad.toml"), check=False)
     assert refused.returncode == 2
     assert message in refused.stderr
     assert refused.stderr.count("\n") == 1
-    assert not (directory / "postgres").exists()
+    assert not (empty / "postgres").exists()
 
 
-def test_a_given_database_is_used_instead_of_the_embedded(directory: Path) -> None:
-    with running(directory / "first") as first:
+def test_a_given_database_is_used_instead_of_the_embedded(directory: Path, empty: Path) -> None:
+    with running(directory) as first:
         url = first.connection["database_url"]
-        with running(directory / "second", CARPOOL_DATABASE_URL=url) as second:
+        with running(empty / "second", CARPOOL_DATABASE_URL=url) as second:
             assert second.connection["database_url"] == url
-            assert not (directory / "second" / "postgres").exists()
+            assert not (empty / "second" / "postgres").exists()
             assert asyncio.run(count_keys(url)) == 4
 
 

@@ -1,5 +1,6 @@
 """`carpool up` keeps its files in a bucket when told to, and nothing of them on its disk."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -42,10 +43,10 @@ async def test_a_bucket_that_is_away_is_an_error_to_try_again() -> None:
                 file = await Batches(http).upload(b"any", "user_data")
                 bucket.end()
                 form: dict[str, Any] = {"data": {"purpose": "evals"}, "files": {"file": b"any"}}
-                for answer in (
-                    await http.get(f"/files/{file}/content"),
-                    await http.post("/files", **form),
-                ):
+                answers = await asyncio.gather(
+                    http.get(f"/files/{file}/content"), http.post("/files", **form)
+                )
+                for answer in answers:
                     assert answer.status_code == 503
                     assert answer.json()["error"]["code"] == "service_unavailable"
                     assert answer.headers["x-should-retry"] == "true"
