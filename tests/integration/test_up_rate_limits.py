@@ -65,14 +65,14 @@ async def _flow(client: AsyncOpenAI) -> None:
 
 
 async def test_a_model_that_is_used_up_holds_no_other_up(stack: Stack, double: Double) -> None:
-    """And it is sent no more than refills: no call of it is refused once the workers know of that.
+    """And it is sent no more than refills: no worker that knows of that is refused.
 
     All of the others are answered before the bucket has refilled for the first time.
     """
+    await eventually(lambda: stack.value(SERVING))
     await double.configure(requests_per_minute_of={LIMITED: LIMIT})
     await double.auto()
     await _use_up(double)
-    await eventually(lambda: stack.value(SERVING))
     async with stack.http() as http, stack.async_client() as client:
         requests = Requests(http)
         left = await asyncio.gather(*(requests.leave(model="limited") for _ in range(STORM)))
@@ -91,9 +91,8 @@ async def test_a_model_that_is_used_up_holds_no_other_up(stack: Stack, double: D
     calls = [(call.json()["model"], call.status) for call in (await double.seen()).of(PATH)]
     assert calls.count((FLOWING, 200)) == FLOW
     of_limited = [status for model, status in calls if model == LIMITED]
-    storm = of_limited.count(429)
-    assert 1 <= storm <= STORM + 1, "one was refused twice"
-    assert of_limited == [429] * storm + [200] * (STORM + 1)
+    assert 1 <= of_limited.count(429) <= WORKERS * (STORM + 1), "a worker had one refused twice"
+    assert of_limited.count(200) == STORM + 1
     first = calls.index((LIMITED, 200))
     assert (FLOWING, 200) not in calls[first:], "the others were held up"
     assert len(await stack.fetch(FLOWED)) == WORKERS
