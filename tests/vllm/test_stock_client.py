@@ -155,7 +155,7 @@ async def test_a_client_that_timed_out_comes_back_to_the_same_work(
     stack: Stack, async_client: AsyncOpenAI
 ) -> None:
     """The retry of a stock client attaches to what the engine computes already."""
-    hasty = async_client.with_options(timeout=1.0, max_retries=60)
+    hasty = async_client.with_options(timeout=2.0, max_retries=60)
     answer = await hasty.chat.completions.create(**CHAT | LONG | {"temperature": 1}, **ON)
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 14 * 1900
