@@ -1,6 +1,7 @@
 """How deep the queue is: counted in Postgres, and never so often that the counting is felt."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,10 @@ from db.sql import load
 DEPTHS = load("depths")
 REST_SHARE: Final = 100
 """A count is taken again after so many times its own duration at the earliest: 1 % of a core."""
+RECENT: Final = 3
+"""By the quickest of so many counts: one that a busy machine held up says nothing of its cost."""
+UNSURE_SECONDS: Final = 1.0
+"""How long the first ones, fewer than that, rest at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +95,7 @@ class DepthCounter:
         self._rest_share = rest_share
         self._clock = clock
         self._due = 0.0
+        self._took: deque[float] = deque(maxlen=RECENT)
         self._last: Depths | None = None
 
     @property
@@ -103,8 +109,11 @@ class DepthCounter:
             return self._last
         began = self._clock()
         self._last = await count_depths(database)
-        took = self._clock() - began
-        self._due = began + max(self._rest_seconds, self._rest_share * took)
+        self._took.append(self._clock() - began)
+        rest = self._rest_share * min(self._took)
+        if len(self._took) < RECENT:
+            rest = min(rest, UNSURE_SECONDS)
+        self._due = began + max(self._rest_seconds, rest)
         return self._last
 
 

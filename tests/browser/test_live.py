@@ -17,7 +17,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHANGED_SECONDS = 2.0
 """On a machine that only this test loads; where others do, as much longer as they make it."""
 SAMPLE_SECONDS = 0.2
-CROWDED = 1.5
 MANY = 50
 CLIENTS = 8
 # The page itself tells the moment: a look from outside would come late.
@@ -91,9 +90,7 @@ async def test_what_waits_is_shown_within_two_seconds_under_load(
         shrunk = time.monotonic() - began
     crowded = max(1.0, before, crowding())
     print(f"shown after {grown:.2f} s and {shrunk:.2f} s, {crowded:.1f} times crowded")
-    # Where others fill the machine, what held one of the two up may be theirs.
-    slowest = max(grown, shrunk) if crowded < CROWDED else min(grown, shrunk)
-    assert slowest < CHANGED_SECONDS * crowded
+    assert max(grown, shrunk) < CHANGED_SECONDS * crowded
 
 
 async def test_a_lost_connection_is_told_and_found_again_by_itself(

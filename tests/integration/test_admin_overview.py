@@ -240,13 +240,25 @@ async def test_groups_without_room_are_told_together(bench: "Bench") -> None:
 
 async def test_a_count_rests_a_hundred_times_as_long_as_it_took(bench: "Bench") -> None:
     """Whatever the queue holds, counting it takes a percent of a core at most."""
-    ticks = iter((0.0, 0.5, 20.0, 50.0, 50.0, 50.5))
+    counts = ((0.0, 0.5), (1.0, 1.0, 1.5), (2.0, 2.0, 2.5))
+    ticks = iter((*(tick for count in counts for tick in count), 51.9, 52.0, 52.0, 52.5))
     counter = DepthCounter(clock=lambda: next(ticks))
+    for _ in counts:
+        last = await counter.look(bench.lane())
     await bench.fill(1)
-    first = await counter.look(bench.lane())
+    assert await counter.look(bench.lane()) is last
+    assert (await counter.look(bench.lane())).waiting == 1
+
+
+async def test_a_count_that_was_held_up_does_not_rest_the_longer(bench: "Bench") -> None:
+    """Nor does the first of all, of which nobody knows yet what it costs."""
+    quick, late = ((1.0, 1.0, 1.001), (2.0, 2.0, 2.001)), (3.0, 3.0, 3.2)
+    ticks = iter((0.0, 0.2, *(t for count in (*quick, late) for t in count), 3.15, 3.15, 3.151))
+    counter = DepthCounter(clock=lambda: next(ticks))
+    for _ in range(4):
+        await counter.look(bench.lane())
     await bench.fill(1)
-    assert await counter.look(bench.lane()) is first
-    assert (await counter.look(bench.lane())).waiting == 2
+    assert (await counter.look(bench.lane())).waiting == 1
 
 
 async def test_a_count_reads_indexes_alone(bench: "Bench") -> None:
