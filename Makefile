@@ -12,7 +12,8 @@ run: install
 
 test: .venv/.dev .venv/.vllm
 	$(BIN)/python -m tests.programs
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not vllm"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not vllm and not timed"
+	$(BIN)/python -m pytest -m "timed and not vllm"
 	$(BIN)/python -m pytest -m vllm
 
 lint: .venv/.dev
