@@ -34,12 +34,17 @@ PAUSE = """
 update processes set paused_at = coalesce(paused_at, now())
 where id = $1 and kind = 'worker' and ended_at is null
 """
-# With it what it was about to take over.
+# With it what it was about to take over, which its heartbeat locks first, too.
 RESUME = f"""
-update processes p set paused_at = null
-from processes me
-where me.id = $1 and me.kind = 'worker' and me.ended_at is null
-    and (p.id = me.id or ({PREDECESSORS}))
+update processes set paused_at = null
+from (
+    select p.id from processes p, processes me
+    where me.id = $1 and me.kind = 'worker' and me.ended_at is null
+        and (p.id = me.id or ({PREDECESSORS}))
+    order by p.started_at
+    for update of p
+) resumed
+where processes.id = resumed.id
 """  # noqa: S608 - texts of these modules
 
 

@@ -1,5 +1,6 @@
 """A drain holds for a worker over its restarts, and for no other."""
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -126,6 +127,24 @@ async def test_one_that_is_resumed_before_its_predecessor_is_known_to_be_dead_go
     assert not await holds_back(bench, worker)
     await later(bench, "16 seconds")
     assert not (await started(bench)).paused
+
+
+async def test_a_heartbeat_and_a_resume_lock_the_predecessor_first(bench: "Bench") -> None:
+    """Neither waits for the other with a row that the other needs."""
+    old = await drained(bench)
+    worker = await started(bench)
+    touch = "update processes set heartbeat_at = heartbeat_at where id = $1"
+    await bench.sql(touch, old.id)  # its row now lies behind the other's
+    beats = await bench.open_lane()
+    await beats.fetch(touch, old.id)
+    resumes = await bench.open_lane()
+    resumed = asyncio.create_task(resume_worker(resumes, worker.id))
+    await bench.until_blocked(resumes.pid)
+    await beats.fetch(touch, worker.id)
+    await beats.commit()
+    await resumed
+    await resumes.commit()
+    assert not await holds_back(bench, worker)
 
 
 async def test_a_drain_is_forgotten_a_day_after_its_worker(bench: "Bench") -> None:
