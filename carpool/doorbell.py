@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -23,6 +24,8 @@ from carpool.notices import (
 )
 
 Message = Bell | Notice | Reads | BatchNotice
+Heard = Callable[[str, bytes], None]
+"""Takes a channel and what was said there."""
 RECONNECT_SECONDS = 0.5
 PING_SECONDS = 5.0
 log = structlog.get_logger()
@@ -118,7 +121,7 @@ class Doorbell:
     async def listen(
         self,
         channels: Sequence[str],
-        heard: Callable[[str, bytes], None],
+        heard: Heard,
         connected: Callable[[], Awaitable[None]],
     ) -> None:
         """Hear channels for ever; ``connected`` is called after each (re)connection, for what was
@@ -127,7 +130,7 @@ class Doorbell:
             pubsub = self._redis.pubsub()
             try:
                 async with asyncio.timeout(self._timeout):
-                    await pubsub.subscribe(*channels)
+                    await _subscribe(pubsub, channels, heard)
                 self.healthy = True
                 await connected()
                 await self._hear(pubsub, heard)
@@ -137,7 +140,7 @@ class Doorbell:
             finally:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
 
-    async def _hear(self, pubsub: PubSub, heard: Callable[[str, bytes], None]) -> None:
+    async def _hear(self, pubsub: PubSub, heard: Heard) -> None:
         silent = 0
         while True:
             message = await pubsub.get_message(timeout=PING_SECONDS)
@@ -148,8 +151,7 @@ class Doorbell:
                 await pubsub.ping()
                 continue
             silent = 0
-            if message["type"] == "message":
-                heard(message["channel"].decode(), message["data"])
+            _pass_on(message, heard)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -159,3 +161,20 @@ class Doorbell:
         if self.healthy:
             log.warning("redis_away", error=cause(error))
         self.healthy = False
+
+
+async def _subscribe(pubsub: PubSub, channels: Sequence[str], heard: Heard) -> None:
+    """Return once Redis has confirmed it: from then on nothing that is said is missed."""
+    await pubsub.subscribe(*channels)
+    confirmed = 0
+    while confirmed < len(channels):
+        message = await pubsub.get_message(timeout=None)
+        if message is not None and message["type"] == "subscribe":
+            confirmed += 1
+        else:
+            _pass_on(message, heard)
+
+
+def _pass_on(message: Any, heard: Heard) -> None:
+    if message is not None and message["type"] == "message":
+        heard(message["channel"].decode(), message["data"])
