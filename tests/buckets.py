@@ -1,4 +1,4 @@
-"""An S3 for tests: a real moto server on a free port of this machine."""
+"""An S3 for tests: a real moto server on a port of its own."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,7 +9,8 @@ from typing import Any
 import boto3
 from moto.server import ThreadedMotoServer
 
-HOST = "127.0.0.1"
+from tests.ports import HOST, reserved
+
 REGION = "us-east-1"
 _numbers = count()
 
@@ -53,8 +54,8 @@ def s3() -> Iterator[Bucket]:
 
     What moto holds is one for a process: a bucket of its own keeps each from the others.
     """
-    with ExitStack() as serving:
-        port = serving.enter_context(_server(0))
+    with reserved() as port, ExitStack() as serving:
+        serving.enter_context(_server(port))
         environment = {
             "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
             "AWS_ALLOW_HTTP": "true",
@@ -80,10 +81,10 @@ def s3() -> Iterator[Bucket]:
 
 
 @contextmanager
-def _server(port: int) -> Iterator[int]:
+def _server(port: int) -> Iterator[None]:
     server = ThreadedMotoServer(HOST, port, verbose=False)
     server.start()
     try:
-        yield server.get_host_and_port()[1]
+        yield
     finally:
         server.stop()

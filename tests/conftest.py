@@ -3,6 +3,7 @@
 import signal
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
@@ -17,6 +18,11 @@ HASTY = {
     "CARPOOL_STREAM_HOLD_SECONDS": "0.2",
     "CARPOOL_STREAM_HEARTBEAT_SECONDS": "0.2",
 }
+# How long an example takes is the machine's affair: it may be held up in the middle of any.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 # Tests that were started in the background ignore it, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -11,7 +11,8 @@ from tests.stack import Json, Requests, Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-SLOW: Json = {"carpool_simulate": {"milliseconds_per_token": 20}, "max_tokens": 40}
+SLOW: Json = {"carpool_simulate": {"milliseconds_per_token": 100}, "max_tokens": 60}
+"""Six seconds: it is drained while it runs, and has ended before a drain hands it back."""
 HITS = """
 insert into runs (id, backend, slot, process_id, worker, capacity, heartbeat_at, figures)
 select $1, backend, 99, id, 'test', 8, now() + interval '1 hour', $2

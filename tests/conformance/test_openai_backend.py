@@ -160,7 +160,8 @@ async def test_a_cancelled_stream_closes_its_connection(openai: Started) -> None
     await until(lambda: provider.open == 0)
 
 
-async def test_connections_are_used_again() -> None:
+async def test_connections_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.backends.openai.DRAIN_SECONDS", 10)
     async with harness.openai() as (backend, provider):
         for stream in (False, True, True, False):
             await backend.answer(_chat(stream=stream))

@@ -188,6 +188,7 @@ asyncio.run(main())
     assert await process.wait() == -9
 
 
+@pytest.mark.timed
 async def test_an_answer_costs_little(simulated: Harness) -> None:
     call = simulated.call(_chat(max_tokens=8))
     begun = time.process_time()

@@ -5,6 +5,7 @@ addresses of this machine, and their paths a temporary directory.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,8 @@ SMALL: Final = {"POSTGRES_SHARED_BUFFERS": "64MB"}
 """What else would be asked of a test's machine."""
 SCRIPTS: Final = Path(sys.executable).parent
 CHECK_SECONDS: Final = 60.0
+FIRST_PORT: Final = 10_000
+GIVEN_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -269,11 +272,15 @@ def order(services: Json, wanted: list[str]) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    """A port that nobody uses, and that the system gives to nobody who does not ask for it.
+
+    Others connect and listen all the time until a service listens there.
+    """
+    while True:
+        port = random.randrange(FIRST_PORT, int(GIVEN_PORTS.read_text().split()[0]))
+        with socket.socket() as taken, suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
 
 
 def until_ready(site: Site, names: list[str]) -> None:

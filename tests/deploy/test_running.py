@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, OpenAI
 from tests.batches import Batches, lines
 from tests.deploy.files import KUBERNETES, manifests, shell_lines
 from tests.deploy.site import POSTGRES_BINARIES, SCRIPTS, Site, order, site, until_ready
-from tests.stack import MODEL, Requests, eventually
+from tests.stack import MODEL, WAIT_SECONDS, Requests, eventually
 
 Demand = Callable[[str, int], Awaitable[None]]
 EVERYTHING = ["api", "jobs", "worker"]
@@ -92,7 +92,8 @@ async def test_a_batch_completes(http: httpx.AsyncClient) -> None:
 def test_the_figures_are_where_prometheus_looks(running: Site) -> None:
     for name in EVERYTHING:
         variable = "CARPOOL_PORT" if name == "api" else "CARPOOL_METRICS_PORT"
-        answer = httpx.get(f"http://127.0.0.1:{running.ports[name][variable]}/metrics")
+        url = f"http://127.0.0.1:{running.ports[name][variable]}/metrics"
+        answer = httpx.get(url, timeout=WAIT_SECONDS)
         assert answer.status_code == 200
         assert "carpool_" in answer.text
 
@@ -105,7 +106,9 @@ async def demand(running: Site, admin_key: str, tmp_path: Path) -> AsyncIterator
     about = scaled["spec"]["triggers"][0]["metadata"]
     folder = urlsplit(about["url"]).path.removesuffix("/gpu")
     headers = {"authorization": f"Bearer {admin_key}"}
-    async with httpx.AsyncClient(base_url=running.root_url, headers=headers) as admin:
+    async with httpx.AsyncClient(
+        base_url=running.root_url, headers=headers, timeout=WAIT_SECONDS
+    ) as admin:
 
         async def read(backend: str, number: int) -> None:
             """Return when it is this number."""

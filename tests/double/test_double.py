@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 
 from tests.double.asking import CHAT, MODEL, ask, body, create, stream
 from tests.double.launch import ROOT, Double
+from tests.ports import reserved
 
 LONG = "word " * 1100
 """1,375 tokens: ten whole blocks of 128, and a rest."""
@@ -302,17 +303,18 @@ async def test_an_unknown_url_is_404_in_openais_shape(client: AsyncOpenAI) -> No
 
 async def test_a_killed_double_refuses_and_another_takes_its_port() -> None:
     """Its state is one process's memory: the new one has none of it."""
-    async with (
-        Double() as first,
-        AsyncOpenAI(base_url=first.url, api_key="k", max_retries=0) as client,
-    ):
-        file = await client.files.create(file=b'{"a": 1}\n', purpose="batch")
-        await first.kill()
-        with pytest.raises(openai.APIConnectionError):
-            await client.files.retrieve(file.id)
-        async with Double(port=first.port):
-            with pytest.raises(openai.NotFoundError):
+    with reserved() as port:
+        async with (
+            Double(port=port) as first,
+            AsyncOpenAI(base_url=first.url, api_key="k", max_retries=0) as client,
+        ):
+            file = await client.files.create(file=b'{"a": 1}\n', purpose="batch")
+            await first.kill()
+            with pytest.raises(openai.APIConnectionError):
                 await client.files.retrieve(file.id)
+            async with Double(port=first.port):
+                with pytest.raises(openai.NotFoundError):
+                    await client.files.retrieve(file.id)
 
 
 def test_it_is_started_and_ended_as_a_plain_process() -> None:

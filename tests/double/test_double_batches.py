@@ -369,6 +369,7 @@ async def test_a_deleted_input_file_is_not_found_at_validation(
     assert states == ["failed", "completed"]
 
 
+@pytest.mark.timed
 async def test_five_thousand_lines_take_under_two_seconds(
     double: Double, client: AsyncOpenAI
 ) -> None:

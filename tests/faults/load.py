@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -144,6 +144,15 @@ async def in_flight(stack: Stack, number: int, seconds: float = SETTLE_SECONDS) 
         return bool(await stack.value(CLAIMED) >= number)
 
     await eventually(reached, seconds)
+
+
+async def begun(heard: Iterable[Sequence[str]]) -> None:
+    """Return when a piece of each of these streams was heard."""
+
+    async def all_begun() -> bool:
+        return all(heard)
+
+    await eventually(all_begun, SETTLE_SECONDS)
 
 
 async def settled(stack: Stack, seconds: float = SETTLE_SECONDS) -> None:

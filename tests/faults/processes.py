@@ -41,13 +41,33 @@ def late(stack: Stack, *arguments: str) -> Iterator[None]:
         process.wait(END_SECONDS)
 
 
+@contextmanager
+def dead(stack: Stack, name: str) -> Iterator[None]:
+    """A child of `up` killed, and nobody there who would start it again, until the context ends."""
+    stack.process.send_signal(signal.SIGSTOP)
+    try:
+        os.kill(stack.pid(name), signal.SIGKILL)
+        yield
+    finally:
+        stack.process.send_signal(signal.SIGCONT)
+
+
 async def again(stack: Stack, name: str, old: int) -> None:
     """Return when a child lives again under another pid."""
 
-    async def lives() -> bool:
+    async def replaced() -> bool:
         return stack.pids().get(name, old) != old
 
-    await eventually(lives)
+    await eventually(replaced, END_SECONDS)
+
+
+async def lives(stack: Stack, name: str) -> None:
+    """Return when there is such a child."""
+
+    async def there() -> bool:
+        return name in stack.pids()
+
+    await eventually(there, END_SECONDS)
 
 
 async def killed(stack: Stack, name: str, number: signal.Signals = signal.SIGKILL) -> None:

@@ -12,7 +12,8 @@ from tests.batches import Batches, Json, line
 from tests.double.launch import Double
 from tests.double.record import SeenResponse
 from tests.double.settings import Changes
-from tests.stack import Requests, Stack, eventually
+from tests.faults.worker import Worker
+from tests.stack import END_SECONDS, Requests, Stack, eventually
 
 MODEL = "patient"
 NAME = "openai"
@@ -113,7 +114,7 @@ async def until(stack: Stack, query: str, value: Any) -> None:
     async def reached() -> bool:
         return bool(await stack.value(query) == value)
 
-    await eventually(reached)
+    await eventually(reached, END_SECONDS)
 
 
 def lines(number: int, **changes: Any) -> list[Json]:
@@ -154,6 +155,22 @@ async def flex(http: httpx.AsyncClient, number: int) -> Json:
 async def made(double: Double) -> list[SeenResponse]:
     """The responses that the provider was asked for."""
     return (await double.seen()).responses
+
+
+async def killed_while_held(
+    worker: Worker, double: Double, following: tuple[str, Json] | None = None
+) -> None:
+    """Kill the worker while the provider holds a request of its, and start another.
+
+    Before that one asks for anything, what was held is let go, and the next is to be held.
+    """
+    await double.until_held()
+    worker.end()
+    await double.release()
+    if following is not None:
+        path, hold = following
+        await double.fault(path, **hold)
+    worker.replace()
 
 
 def of_requests(responses: list[SeenResponse]) -> Counter[str]:

@@ -8,16 +8,17 @@ from functools import partial
 import pytest
 
 from carpool.states import Outcome
-from tests.faults.load import agree, answered, ask, gathered, in_flight, settled
+from tests.faults.load import agree, answered, ask, begun, gathered, in_flight, settled
+from tests.faults.processes import dead, stopped
 from tests.stack import Stack, eventually, stack_in_temporary_directory
 
 SLOW = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "6000", "CARPOOL_SIMULATED_TOKEN_MS": "20"}
 API = "api"
 
 
-async def all_stored(stack: Stack, number: int) -> None:
+async def all_computed(stack: Stack, number: int) -> None:
     async def stored() -> bool:
-        return bool(await stack.value("select count(*) from requests") == number)
+        return bool(await stack.value("select count(*) from results") == number)
 
     await eventually(stored)
 
@@ -54,12 +55,12 @@ async def test_identical_requests_of_a_killed_api_are_taken_over_one_to_one() ->
 
 async def test_an_answer_that_was_ready_while_no_api_lived_is_delivered() -> None:
     """The work ends before the new process listens; nothing is computed again."""
-    quick = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "400"}
-    with stack_in_temporary_directory(quick) as stack:
+    with stack_in_temporary_directory(SLOW) as stack:
         async with stack.async_client(max_retries=2) as client:
             asking = [asyncio.create_task(ask(client)) for _ in range(50)]
             await in_flight(stack, 50)
-            os.kill(stack.pid(API), signal.SIGKILL)
+            with dead(stack, API):
+                await all_computed(stack, 50)
             views = await gathered(asking)
             await settled(stack)
         answered(views)
@@ -71,24 +72,20 @@ async def test_streams_of_a_killed_api_break_and_no_one_is_told_that_they_ended(
     """A stream that was begun is not asked again: it ends by its grace, or with its answer."""
     with stack_in_temporary_directory({"CARPOOL_GRACE_SECONDS": "2"}) as stack:
         async with stack.async_client(max_retries=2) as client:
-            heard: list[str] = []
+            heard: list[list[str]] = [[] for _ in range(20)]
             asking = [
                 asyncio.create_task(
                     ask(
                         client,
                         stream=True,
-                        heard=heard.append,
+                        heard=pieces.append,
                         max_tokens=2000,
                         milliseconds_per_token=50,
                     )
                 )
-                for _ in range(20)
+                for pieces in heard
             ]
-
-            async def all_begun() -> bool:
-                return len(heard) >= 60
-
-            await eventually(all_begun)
+            await begun(heard)
             os.kill(stack.pid(API), signal.SIGKILL)
             views = await gathered(asking)
             assert all(view.error is not None and view.gave_up for view in views)
@@ -115,14 +112,18 @@ async def test_an_api_told_to_end_lets_its_clients_go_and_they_come_back(clients
 
 
 async def test_an_api_killed_twice_in_a_row_costs_each_client_two_retries_and_no_answer() -> None:
-    """While it starts again nobody is refused, or the retries would be used up in a second."""
-    with stack_in_temporary_directory(SLOW) as stack:
+    """While it starts again nobody is refused, or the retries would be used up in a second.
+
+    The worker is stopped meanwhile, so that no answer comes before the second death.
+    """
+    with stack_in_temporary_directory(SLOW | {"CARPOOL_LEASE_SECONDS": "120"}) as stack:
         async with stack.async_client(max_retries=2) as client:
             asking = [asyncio.create_task(ask(client)) for _ in range(50)]
             await in_flight(stack, 50)
-            for _ in range(2):
-                await stack.replace(API)
-                await eventually(partial(all_wait_again, stack, 50))
+            with stopped(stack.pid("worker simulated-1")):
+                for _ in range(2):
+                    await stack.replace(API)
+                    await eventually(partial(all_wait_again, stack, 50))
             views = await gathered(asking)
             await settled(stack)
         answered(views)

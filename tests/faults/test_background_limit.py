@@ -54,6 +54,7 @@ async def test_a_limit_that_was_lowered_is_obeyed_by_what_was_gathered_before(
     bare: Stack, double: Double, worker: Worker, config: Path
 ) -> None:
     """Rows that are gathered, and not created yet, go back to wait for their turn."""
+    await double.auto(0)
     await double.fault("/v1/responses", method="POST", status=500, times=None)
     async with batches_of(bare) as batches:
         batch = await create(batches, lines(MOST))
@@ -63,6 +64,8 @@ async def test_a_limit_that_was_lowered_is_obeyed_by_what_was_gathered_before(
         limit(config, 5)
         try:
             worker.replace()
+            await until(bare, NOTED, 5)
+            await double.auto(SPEED)
             await ended(batches, batch, MOST)
         finally:
             limit(config, MOST)

@@ -196,10 +196,13 @@ async def test_responses_of_a_cancelled_batch_are_cancelled_and_cost_nothing(
 async def test_what_is_not_done_in_its_window_is_cancelled_and_goes_anew(
     bare: Stack, double: Double
 ) -> None:
+    await double.auto(0)
     await double.response_fault("Who is r", stall=True, times=3)
     async with batches_of(bare) as batches:
         batch = await create(batches, lines(10))
-        await until(bare, NOTED, 3)
+        await until(bare, NOTED, 10)
+        await double.auto(SPEED)
+        await until(bare, NOTED, 3)  # those that stall, for the others are let go of
         await bare.fetch(NINE_HOURS_LATER)
         await ended(batches, batch, 10)
     tries = await bare.fetch(TRIES, name_of(batch))

@@ -14,7 +14,6 @@ from tests.faults.provider_rows import (
     ANY_CANCEL,
     AT_ONCE,
     BY_RESPONSE,
-    LIVE,
     NOTED,
     RESPONSES,
     SPEED,
@@ -22,6 +21,7 @@ from tests.faults.provider_rows import (
     batches_of,
     create,
     ended,
+    killed_while_held,
     lines,
     made,
     name_of,
@@ -29,11 +29,12 @@ from tests.faults.provider_rows import (
     until,
 )
 from tests.faults.worker import Worker
-from tests.stack import Stack
+from tests.stack import Stack, eventually
 
 pytest_plugins = ("tests.faults.provider_fixtures",)
 
 WAY = BY_RESPONSE
+DRAINING = "worker_draining"
 
 
 async def test_a_worker_killed_at_each_step_answers_each_row_once(
@@ -41,25 +42,18 @@ async def test_a_worker_killed_at_each_step_answers_each_row_once(
 ) -> None:
     """None that was noted is created again; of those in doubt at a kill, some may be."""
     number = 200
+    await double.fault(RESPONSES, method="POST", hang=True)
     holds: list[tuple[str, Json]] = [
-        (RESPONSES, {"method": "POST", "hang": True}),
         (RESPONSES, {"method": "POST", "hang_after_chunks": 0}),
         (ANY, {"method": "GET", "hang": True}),
         (ANY, {"method": "GET", "hang_after_chunks": 0}),
         (ANY, {"method": "DELETE", "hang": True}),
         (ANY, {"method": "DELETE", "hang_after_chunks": 0}),
     ]
-    path, hold = holds.pop(0)
-    await double.fault(path, **hold)
     async with batches_of(bare) as batches:
         batch = await create(batches, lines(number))
-        for path, hold in [*holds, ("", {})]:
-            await double.until_held()
-            worker.end()
-            await double.release()
-            if path:
-                await double.fault(path, **hold)
-            worker.replace()
+        for following in [*holds, None]:
+            await killed_while_held(worker, double, following)
         await ended(batches, batch, number)
     found = await bare.fetch(ANSWERS, name_of(batch))
     assert Counter(row["status_code"] for row in found) == {200: number}
@@ -90,8 +84,13 @@ async def test_a_worker_told_to_end_leaves_its_responses_to_the_next(
     async with batches_of(bare) as batches:
         batch = await create(batches, lines(100))
         await double.until_held()
+        told = worker.log.read_text().count(DRAINING)
         ending = asyncio.create_task(asyncio.to_thread(worker.end, signal.SIGTERM))
-        await until(bare, LIVE, 1)
+
+        async def ends() -> bool:
+            return worker.log.read_text().count(DRAINING) > told
+
+        await eventually(ends)
         await double.release()
         await ending
         worker.replace()
@@ -108,6 +107,7 @@ async def test_a_keeper_that_slept_through_its_lease_takes_back_what_it_did(
     async with batches_of(bare) as batches:
         batch = await create(batches, lines(10))
         await double.until_held()
+        await until(bare, NOTED, 9)
         with stopped(worker.pid):
             other = Worker(bare, config, "patient", seat="another")
             try:

@@ -149,9 +149,9 @@ async def test_what_gets_late_is_taken_back_for_live_calls(
         await until(bare, LIVE, 2)
         batch = await create(batches, lines(10, model="chained"))
         await until(bare, NOTED, 10)
+        await bare.fetch(TRIED)
         await bare.fetch(HURRY, name_of(batch))
         await bare.fetch(LATE)
-        await bare.fetch(TRIED)
         worker.replace()  # the next reads the new deadline
         await ended(batches, batch, 10)
     found = await bare.fetch(ANSWERS, name_of(batch))

@@ -9,19 +9,24 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.batches import Batches, Json, line
+from tests.faults.gate import COMPLETION, INGESTION, RESULTS, Gate, gate
+from tests.faults.pace import held_stack
 from tests.faults.processes import again, killed, late, stopped
 from tests.stack import Stack, eventually, stack_in_temporary_directory
 
 LEASE = {
-    "CARPOOL_LEASE_SECONDS": "2",
+    "CARPOOL_LEASE_SECONDS": "5",
     "CARPOOL_DATABASE_TIMEOUT_SECONDS": "3",
     "CARPOOL_CLEAN_SECONDS": "1",
 }
 PACE = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "300"} | LEASE
-MANY = 30_000
-"""Enough for a fault in mid-ingestion."""
+MANY = 12_000
+"""Six chunks of 2,000 lines, of which ingestion queues one at a time."""
 SOME = 2000
 """At 256 together and 300 ms each, more than two seconds of work."""
+CHUNKS = 1
+"""So many are queued where ingestion is held up."""
+SLOTS = 256
 WORKER = "worker simulated-1"
 INGESTED = "select ingested from batches where id = $1::uuid"
 ROWS = """
@@ -38,23 +43,12 @@ WRITTEN = """
 select count(*) from files
 where purpose = 'batch_output' and filename like '%' || replace($1::uuid::text, '-', '') || '%'
 """
-HOLD_UP_THE_END = """
-create table gate ();
-
-create function hold_up() returns trigger language plpgsql as $$
-begin
-    lock table gate in share mode;
-    return new;
-end $$
+HELD = """
+select count(*) from queue q join runs r on r.id = q.owner
+join processes p on p.id = r.process_id where p.pid = $1 and p.ended_at is null
 """
-HELD_UP = """
-create trigger held_up before update on batches
-for each row when (new.status = 4) execute function hold_up()
-"""
-LET_GO = "drop trigger held_up on batches"
-TERMINATE_BLOCKED = """
-select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'
-"""
+OWNERS = "select count(distinct owner) from queue where batch_id = $1::uuid and state = 1"
+SHARES = "select worker from results union select worker from attempts"
 
 
 def many(number: int) -> list[Json]:
@@ -79,15 +73,33 @@ def quick_stack() -> Iterator[Stack]:
 async def batch_of(stack: Stack, number: int) -> AsyncIterator[Json]:
     """A batch for a fault to befall; after it, proven to be complete in files and tables."""
     async with stack.http() as http:
+        made = await Batches(http).create(many(number))
+    yield made
+    await proven(stack, made, number)
+
+
+@asynccontextmanager
+async def batch_held(
+    stack: Stack, number: int, event: str, *, passing: int = 0
+) -> AsyncIterator[tuple[Json, Gate]]:
+    """The same, held up at an event until the fault has befallen it."""
+    async with stack.http() as http, gate(stack, event, passing=passing) as closed:
+        made = await Batches(http).create(many(number))
+        await closed.held()
+        yield made, closed
+    await proven(stack, made, number)
+
+
+async def proven(stack: Stack, batch: Json, number: int) -> None:
+    """Assert that a batch ends complete, in files and tables."""
+    async with stack.http() as http:
         batches = Batches(http)
-        made = await batches.create(many(number))
-        yield made
-        ended = await batches.ended(made["id"])
+        ended = await batches.ended(batch["id"])
         assert ended["status"] == "completed", ended
         output, _ = await batches.proven(ended, (f"r{n}" for n in range(number)))
-        assert len(output) == number
-        assert ended["usage"]["output_tokens"] == 2 * number
-    [rows] = await stack.fetch(ROWS, name(made))
+    assert len(output) == number
+    assert ended["usage"]["output_tokens"] == 2 * number
+    [rows] = await stack.fetch(ROWS, name(batch))
     assert dict(rows) == {"requests": number, "results": number, "waiting": 0, "deltas": 0}
 
 
@@ -95,33 +107,15 @@ def name(batch: Json) -> str:
     return str(batch["id"].removeprefix("batch_"))
 
 
-async def ingesting(stack: Stack, batch: Json, number: int) -> int:
-    """How many lines are queued, once it is a part of them."""
-
-    async def part() -> int | None:
-        ingested = int(await stack.value(INGESTED, name(batch)))
-        return ingested if 0 < ingested < number else None
-
-    return await eventually(part)
-
-
-async def half_done(stack: Stack, batch: Json, number: int) -> None:
-    """Return in mid-batch."""
-
-    async def half() -> bool:
-        [rows] = await stack.fetch(ROWS, name(batch))
-        return bool(number // 4 < rows["results"] < number * 3 // 4)
-
-    await eventually(half)
-
-
 async def test_jobs_killed_during_ingestion(quick_stack: Stack) -> None:
-    async with batch_of(quick_stack, MANY) as batch:
+    async with batch_held(quick_stack, MANY, INGESTION, passing=CHUNKS) as (batch, closed):
         before = 0
         for _ in range(3):
-            ingested = await ingesting(quick_stack, batch, MANY)
-            assert ingested >= before
+            await closed.held()
+            ingested = await quick_stack.value(INGESTED, name(batch))
+            assert before < ingested < MANY
             await killed(quick_stack, "jobs")
+            await closed.turn_away(CHUNKS)
             before = ingested
 
 
@@ -140,89 +134,93 @@ async def test_jobs_killed_while_the_file_is_judged(quick_stack: Stack) -> None:
         await batches.proven(ended, (f"r{n}" for n in range(SOME)))
 
 
-async def test_a_worker_killed_in_mid_batch(stack: Stack) -> None:
-    async with batch_of(stack, SOME) as batch:
-        for _ in range(2):
-            await half_done(stack, batch, SOME)
+async def test_a_worker_killed_in_mid_batch() -> None:
+    """Twice, with its slots full of lines that it does not answer; others are answered before."""
+    quick = {"carpool_simulate": {"milliseconds_per_token": 1}}
+    items = [line(f"r{n}", body=quick if n % 2 else {}) for n in range(SOME)]
+    with held_stack(LEASE) as (stack, pace):
+        async with stack.http() as http:
+            batch = await Batches(http).create(items)
+        for kill in range(2):
+            await eventually(lambda: _some_done(stack, batch))
+            await eventually(lambda: _full(stack))
+            if kill:
+                pace.quicken()
             await killed(stack, WORKER)
-    assert 0 < await stack.value(LOST, name(batch)) <= 2 * 256
+        await proven(stack, batch, SOME)
+        assert 0 < await stack.value(LOST, name(batch)) <= 2 * SLOTS
 
 
 async def test_jobs_killed_while_files_are_written(stack: Stack) -> None:
     """Where the first file is noted it is held up, killed there, and let go on by another."""
-    async with batch_of(stack, SOME) as batch:
-        await half_done(stack, batch, SOME)
-        async with stack.locked("files"):
-            await eventually(lambda: _status(stack, batch, "finalizing"))
-            await eventually(stack.blocked)
-            await killed(stack, "jobs")
+    async with batch_of(stack, SOME) as batch, stack.locked("files"):
+        await eventually(lambda: _status(stack, batch, "finalizing"))
+        await eventually(stack.blocked)
+        await killed(stack, "jobs")
     assert await stack.value(WRITTEN, name(batch)) >= 1
     await eventually(lambda: _one_file(stack, batch))
 
 
 async def test_jobs_killed_between_the_files_and_the_batchs_end(stack: Stack) -> None:
     """The files are whole and the batch does not know them: they are written anew, shown once."""
-    for statement in HOLD_UP_THE_END.split(";\n\n"):
-        await stack.fetch(statement)
-    await stack.fetch(HELD_UP)
-    async with batch_of(stack, SOME) as batch, stack.locked("gate"):
-        await eventually(stack.blocked)
+    async with batch_held(stack, SOME, COMPLETION) as (batch, closed):
         await killed(stack, "jobs")
-        await stack.fetch(TERMINATE_BLOCKED)
-    await stack.fetch(LET_GO)
+        await closed.turn_away(0)
     await eventually(lambda: _one_file(stack, batch))
 
 
 async def test_redis_emptied_in_mid_batch(stack: Stack) -> None:
-    async with batch_of(stack, SOME) as batch, Redis.from_url(stack.redis_url) as redis:
+    async with (
+        Redis.from_url(stack.redis_url) as redis,
+        batch_held(stack, SOME, RESULTS, passing=SOME // 4) as (_, closed),
+    ):
         await redis.flushall()
-        await half_done(stack, batch, SOME)
+        await closed.turn_away(SOME // 4)
+        await closed.held()
         await redis.flushall()
 
 
 async def test_redis_killed_in_mid_batch(stack: Stack) -> None:
-    async with batch_of(stack, SOME) as batch:
+    async with batch_held(stack, SOME, RESULTS, passing=SOME // 4) as (_, closed):
         await killed(stack, "valkey")
-        await half_done(stack, batch, SOME)
+        await closed.turn_away(SOME // 4)
+        await closed.held()
         await killed(stack, "valkey")
 
 
 async def test_postgres_restarted_in_mid_batch(stack: Stack) -> None:
-    async with batch_of(stack, SOME) as batch:
-        await half_done(stack, batch, SOME)
+    async with batch_held(stack, SOME, RESULTS, passing=SOME // 2):
         await killed(stack, "postgres", signal.SIGINT)
 
 
 async def test_postgres_restarted_during_ingestion(quick_stack: Stack) -> None:
-    async with batch_of(quick_stack, MANY) as batch:
-        await ingesting(quick_stack, batch, MANY)
+    async with batch_held(quick_stack, MANY, INGESTION, passing=CHUNKS):
         await killed(quick_stack, "postgres")
 
 
 async def test_two_workers_on_one_batch_and_one_is_killed() -> None:
     with stack_in_temporary_directory(PACE, options=("--workers", "2")) as stack:
         await eventually(lambda: _two_runs(stack))
-        async with batch_of(stack, 2 * SOME) as batch:
-            await half_done(stack, batch, 2 * SOME)
+        async with batch_held(stack, 2 * SOME, RESULTS, passing=SOME // 2) as (batch, _):
+            await eventually(lambda: _two_owners(stack, batch))
             await killed(stack, WORKER)
-        shares = await stack.fetch("select worker, count(*) as n from results group by worker")
-        assert len(shares) >= 2
+        assert len(await stack.fetch(SHARES)) >= 2
 
 
 async def test_jobs_stopped_during_ingestion_and_taken_over_write_nothing_after(
     quick_stack: Stack,
 ) -> None:
     """Taken for dead after its lease, it comes back to find each of its steps refused."""
-    async with batch_of(quick_stack, MANY) as batch:
-        await ingesting(quick_stack, batch, MANY)
+    async with batch_held(quick_stack, MANY, INGESTION, passing=CHUNKS) as (batch, closed):
         with late(quick_stack, "jobs"), stopped(quick_stack.pid("jobs")):
-            await eventually(lambda: _ingested(quick_stack, batch, MANY), 30)
+            await closed.open()
+            await eventually(lambda: _ingested(quick_stack, batch, MANY), 60)
     assert "job_bug" not in quick_stack.output()
 
 
 async def test_everything_told_to_end_in_mid_batch_and_started_again(stack: Stack) -> None:
-    async with batch_of(stack, SOME) as batch:
-        await half_done(stack, batch, SOME)
+    async with batch_held(stack, SOME, RESULTS, passing=SOME // 2) as (_, closed):
+        await closed.open()
         for child in ("jobs", WORKER, "api"):
             await killed(stack, child, signal.SIGTERM)
 
@@ -230,11 +228,15 @@ async def test_everything_told_to_end_in_mid_batch_and_started_again(stack: Stac
 @pytest.mark.parametrize("end", ["cancel", "expire"])
 async def test_a_batch_that_ends_while_its_file_is_still_read(quick_stack: Stack, end: str) -> None:
     """Lines that are queued, and run meanwhile, and lines that never were: each in a file once."""
-    async with quick_stack.http() as http:
+    async with (
+        quick_stack.http() as http,
+        gate(quick_stack, INGESTION, passing=CHUNKS) as closed,
+    ):
         batches = Batches(http)
         batch = await batches.create(many(MANY))
-        await ingesting(quick_stack, batch, MANY)
+        await closed.held()
         with stopped(quick_stack.pid("jobs")):
+            await closed.open()
             await eventually(lambda: _some_done(quick_stack, batch))
             if end == "cancel":
                 await batches.cancel(batch["id"])
@@ -263,6 +265,15 @@ async def _status(stack: Stack, batch: Json, status: str) -> bool:
 
 async def _two_runs(stack: Stack) -> bool:
     return bool(await stack.value("select count(*) from runs where ended_at is null") == 2)
+
+
+async def _two_owners(stack: Stack, batch: Json) -> bool:
+    return bool(await stack.value(OWNERS, name(batch)) == 2)
+
+
+async def _full(stack: Stack) -> bool:
+    """Whether the worker that lives has as much as it can take."""
+    return bool(await stack.value(HELD, stack.pid(WORKER)) == SLOTS)
 
 
 async def _some_done(stack: Stack, batch: Json) -> bool:

@@ -20,6 +20,8 @@ PACE = {
     "CARPOOL_SIMULATED_TOKEN_MS": "20",
     "CARPOOL_DRAIN_SECONDS": "1",
 }
+HELD = PACE | {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "600000"}
+"""Nothing of what is in flight is answered before the end."""
 LOST = "select count(*) from attempts where outcome = 'lost'"
 
 
@@ -48,7 +50,7 @@ async def test_an_end_in_order_under_load_loses_nothing_and_counts_as_no_loss(
     directory: Path,
 ) -> None:
     """Answers take longer than the drain: what is in flight is handed back."""
-    stack = start_stack(directory, PACE)
+    stack = start_stack(directory, HELD)
     try:
         async with stack.async_client(max_retries=2) as client:
             asking = [
@@ -68,7 +70,10 @@ async def test_an_end_in_order_under_load_loses_nothing_and_counts_as_no_loss(
 
 
 async def test_an_end_within_the_drain_answers_what_is_in_flight(directory: Path) -> None:
-    patient = PACE | {"CARPOOL_DRAIN_SECONDS": "10"}
+    patient = PACE | {
+        "CARPOOL_SIMULATED_FIRST_TOKEN_MS": "5000",
+        "CARPOOL_DRAIN_SECONDS": "30",
+    }
     stack = start_stack(directory, patient)
     try:
         async with stack.async_client(max_retries=0) as client:

@@ -22,6 +22,7 @@ from tests.faults.provider_rows import (
     batches_of,
     ended,
     flex,
+    killed_while_held,
     lines,
     name_of,
     until,
@@ -50,13 +51,6 @@ BACKENDS = "select backend from results where batch_id = $1::uuid"
 ONE_OF = "select id from requests where batch_id = $1::uuid limit 1"
 
 
-async def killed_while_held(worker: Worker, double: Double) -> None:
-    """Kill the worker while the provider holds a request of its, and let go of that after."""
-    await double.until_held()
-    worker.replace()
-    await double.release()
-
-
 def done(seen: Seen, path: str, method: str) -> int:
     """How many such calls the provider answered well."""
     return sum(call.status == 200 for call in seen.of(path, method))
@@ -79,24 +73,20 @@ async def test_a_mixed_workload_under_kills_expiries_and_partial_failures(
     await double.line_fault("Who is r777?", status=400, times=None)
     await double.batch_fault(unknown_lines=5, times=2)
     await double.batch_fault(stall_after=100, times=1)
+    await double.fault(FILES, method="POST", hang=True)
     holds: list[tuple[str, Json]] = [
-        (FILES, {"method": "POST", "hang": True}),
         (FILES, {"method": "POST", "hang_after_chunks": 0}),
         (BATCHES, {"method": "POST", "hang": True}),
         (BATCHES, {"method": "POST", "hang_after_chunks": 0}),
         (ANY_BATCH, {"method": "GET", "hang": True}),
         (ANY_CONTENT, {"hang_after_chunks": 1}),
     ]
-    path, hold = holds.pop(0)
-    await double.fault(path, **hold)
     async with batches_of(bare) as batches:
         batch, *_ = await asyncio.gather(
             batches.create(lines(many)), *(flex(batches.http, n) for n in range(some))
         )
-        await killed_while_held(worker, double)
-        for path, hold in holds:
-            await double.fault(path, **hold)
-            await killed_while_held(worker, double)
+        for following in [*holds, None]:
+            await killed_while_held(worker, double, following)
         turning = asyncio.create_task(_turn(double))
         try:
             await ended(batches, batch, many, failed=1)

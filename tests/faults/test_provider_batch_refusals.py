@@ -1,5 +1,7 @@
 """What a provider batch does not answer goes later, elsewhere or nowhere, as each row deserves."""
 
+import signal
+
 import pytest
 
 from tests.batches import line
@@ -19,6 +21,7 @@ from tests.faults.provider_rows import (
     names,
     until,
 )
+from tests.faults.worker import Worker
 from tests.stack import Requests, Stack
 
 pytest_plugins = ("tests.faults.provider_fixtures",)
@@ -31,13 +34,15 @@ REFUSALS = "select count(*) from provider_batches where error like $1"
 
 
 async def test_rows_cancelled_before_the_submission_are_not_sent(
-    bare: Stack, double: Double
+    bare: Stack, double: Double, worker: Worker
 ) -> None:
     """Also those of a file that is on its way already: another one without them takes its place."""
     await double.fault(FILES, method="POST", hang=True)
+    worker.end(signal.SIGTERM)  # so that all of them go together
     async with bare.http() as http:
         requests = Requests(http)
         made = [await flex(http, n) for n in range(6)]
+        worker.replace()
         await double.until_held()
         for request in made[:4]:
             assert (await requests.cancel(request["id"]))["status"] == "cancelled"
@@ -52,12 +57,14 @@ async def test_rows_cancelled_before_the_submission_are_not_sent(
 
 
 async def test_a_provider_batch_of_cancelled_rows_is_never_submitted(
-    bare: Stack, double: Double
+    bare: Stack, double: Double, worker: Worker
 ) -> None:
     await double.fault(FILES, method="POST", hang=True)
+    worker.end(signal.SIGTERM)  # so that all of them go together
     async with bare.http() as http:
         requests = Requests(http)
         made = [await flex(http, n) for n in range(3)]
+        worker.replace()
         await double.until_held()
         for request in made:
             await requests.cancel(request["id"])

@@ -7,11 +7,13 @@ from pathlib import Path
 from tests.stack import CARPOOL, END_SECONDS, Stack, clean_environment
 
 ENV = {
-    "CARPOOL_LEASE_SECONDS": "1",
+    "CARPOOL_LEASE_SECONDS": "5",
     "CARPOOL_HEALTH_SECONDS": "0.2",
     "CARPOOL_POLL_SECONDS": "0.3",
     "CARPOOL_DATABASE_TIMEOUT_SECONDS": "5",
+    "CARPOOL_STREAM_HOLD_SECONDS": "30",
 }
+"""A lease that a busy machine does not use up, and a stream that says who answers, however late."""
 
 
 class Worker:

@@ -7,7 +7,7 @@ here is about.
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import cache
 from itertools import count
@@ -25,7 +25,7 @@ from carpool.routing import Cell, Kind, Leg, Route, cells
 from carpool.states import Outcome, ServiceClass
 from cli.postgres import embedded_postgres
 from db.claim import Claim, Group, Pick, claim
-from db.database import LANE_SETTINGS, Database, Lane
+from db.database import LANE_SETTINGS, Database, DatabaseAway, Lane
 from db.finish import Finisher, Result
 from db.migrate import migrate
 from db.routes import read_routing, routing_version, set_route
@@ -40,6 +40,16 @@ TEAM = 1
 BLOCKED = """
 select pid from pg_stat_activity
 where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0
+"""
+# A function of ours goes before Postgres's own of its name. It is ahead of the columns' defaults,
+# which are by that one.
+STILL_CLOCK = """
+create table still_clock as select clock_timestamp() + interval '1 hour' as at;
+create function clock_timestamp() returns timestamptz language sql volatile
+    as 'select at from still_clock';
+do $$ begin
+    execute format('alter database %I set search_path = public, pg_catalog', current_database());
+end $$
 """
 WAIT_SECONDS = 20.0
 PLACES = ("after", "after_key", "before", "due_before")
@@ -131,6 +141,15 @@ class Bench:
         """The first column of the first row."""
         return (await self.sql(query, *arguments))[0][0]
 
+    async def stop_clock(self) -> None:
+        """Let `clock_timestamp` stand still, for connections that are opened from now on."""
+        await (await self.connection()).execute(STILL_CLOCK)
+        await self.database.close()
+
+    async def turn_clock(self, seconds: float) -> None:
+        """Turn a clock on that was stopped."""
+        await self.sql("update still_clock set at = at + make_interval(secs => $1)", seconds)
+
     async def connection(self) -> Any:
         """A connection with a lane's settings, closed with the bench."""
         opened = await asyncpg.connect(
@@ -221,6 +240,15 @@ class Bench:
         """A request's result, or None."""
         rows = await self.sql("select * from results where id = $1", identifier)
         return rows[0] if rows else None
+
+
+async def persist(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask again after a deadlock, as the lanes do; what was asked has not taken effect then."""
+    while True:
+        try:
+            return await ask()
+        except DatabaseAway:
+            continue
 
 
 def submission(**columns: Any) -> Submission:

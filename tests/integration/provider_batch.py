@@ -25,7 +25,7 @@ CELLS = {
     for service_class in ServiceClass
 }
 ME, OTHER = UUID(int=1), UUID(int=2)
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 150.0
 BATCH = {"service_class": ServiceClass.BATCH}
 FLEX = {"service_class": ServiceClass.FLEX}
 WINDOW = "24h"

@@ -190,7 +190,7 @@ async def test_a_history_survives_its_processes(stack: Stack) -> None:
 
     async def told(path: str) -> Json:
         headers = {"authorization": f"Bearer {stack.admin_key}"}
-        async with httpx.AsyncClient(base_url=stack.root_url, headers=headers) as admin:
+        async with httpx.AsyncClient(base_url=stack.root_url, headers=headers, timeout=30) as admin:
             found: Json = (await admin.get(f"/admin/v1/{path}")).json()
             return found
 
@@ -221,7 +221,7 @@ async def test_a_history_survives_its_processes(stack: Stack) -> None:
 )
 async def test_a_bad_window_is_refused_by_its_name(stack: Stack, path: str, param: str) -> None:
     headers = {"authorization": f"Bearer {stack.admin_key}"}
-    async with httpx.AsyncClient(base_url=stack.root_url, headers=headers) as admin:
+    async with httpx.AsyncClient(base_url=stack.root_url, headers=headers, timeout=30) as admin:
         answer = await admin.get(f"/admin/v1/{path}")
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, param, "invalid_value")

@@ -324,14 +324,18 @@ async def test_a_running_carpool_is_seen_by_an_admin(stack: Stack) -> None:
 
             async def waits() -> Json | None:
                 overview: Json = (await admin.get("/overview")).json()
-                found = [q for q in overview["queues"] if q["model"] == "parked-here"]
-                return found[0] if found else None
+                queues = [q for q in overview["queues"] if q["model"] == "parked-here"]
+                return queues[0] if queues and queues[0]["reason"] else None
+
+            async def up() -> bool:
+                backend: Json = (await admin.get("/backends/simulated")).json()
+                return bool(backend["state"] == "up")
 
             group = await eventually(waits)
             assert (group["team"], group["reason"]) == ("<b>team</b>", "no_live_backend")
             found = (await admin.get("/backends/nowhere-else")).json()
             assert (found["state"], found["waiting"], found["demand"]) == ("absent", 1, 1)
-            assert (await admin.get("/backends/simulated")).json()["state"] == "up"
+            await eventually(up)
             assert (await admin.get("/backends/none")).status_code == 404
             teams = (await admin.get("/teams")).json()["data"]
             assert {"<b>team</b>": 1}.items() <= {t["id"]: t["keys"] for t in teams}.items()

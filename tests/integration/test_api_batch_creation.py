@@ -75,22 +75,24 @@ async def test_a_retry_of_the_creation_gets_the_batch_that_nobody_was_told_of(
 ) -> None:
     file = await batches.upload(lines(1))
     body = {"input_file_id": file, "endpoint": URL, "completion_window": "24h"}
-    first = (await batches.http.post("/batches", json=body)).json()
+    noted = "select true from deliveries where id = $1::uuid"
+    forget = "delete from deliveries where id = $1::uuid returning true"
 
     async def send(retry: str) -> str:
         headers = {"x-stainless-retry-count": retry}
         answer = await batches.http.post("/batches", json=body, headers=headers)
         return str(answer.json()["id"])
 
-    async def noted() -> bool:
-        query = "select count(*) from deliveries where id = $1::uuid"
-        return bool(await stack.value(query, first["id"].removeprefix("batch_")))
+    async def told(batch: str, query: str = noted) -> None:
+        await eventually(lambda: stack.value(query, batch.removeprefix("batch_")))
 
-    await eventually(noted)
-    assert await send("1") != first["id"]
-    forgotten = (await batches.http.post("/batches", json=body)).json()["id"]
-    query = "delete from deliveries where id = $1::uuid returning 1"
-    await eventually(lambda: stack.value(query, forgotten.removeprefix("batch_")))
+    first = await send("0")
+    await told(first)
+    second = await send("1")
+    assert second != first
+    await told(second)
+    forgotten = await send("0")
+    await told(forgotten, forget)
     assert await send("0") != forgotten
     assert await send("1") == forgotten
 

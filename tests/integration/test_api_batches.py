@@ -16,6 +16,8 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 WINDOW: Any = "24h"
 FAILING: Json = {"carpool_simulate": {"status": 422}}
+OVER = "update batches set expires_at = now() where id = $1::uuid"
+"""As if a batch's window were over."""
 
 
 async def test_openais_guide_step_by_step(stock: Stock) -> None:
@@ -143,7 +145,8 @@ async def test_a_cancel_is_seen_at_once_and_ends_what_runs(
 
     await eventually(quick_done)
     told = await stock(lambda c: c.batches.cancel(batch["id"]))
-    assert (told.status, told.cancelling_at is not None) == ("cancelling", True)
+    assert told.status in ("cancelling", "cancelled")
+    assert told.cancelling_at is not None
     assert (await batches.get(batch["id"]))["status"] in ("cancelling", "cancelled")
     ended = await batches.ended(batch["id"])
     assert ended["status"] == "cancelled"
@@ -167,9 +170,16 @@ async def test_what_has_ended_cannot_be_cancelled(stock: Stock, batches: Batches
         assert caught.value.response.headers["x-should-retry"] == "false"
 
 
-async def test_the_window_ends_and_what_is_done_is_kept(batches: Batches) -> None:
+async def test_the_window_ends_and_what_is_done_is_kept(stack: Stack, batches: Batches) -> None:
     slow = [line(f"s{n}", body=FOREVER) for n in range(150)]
-    batch = await batches.create([*lines(5), *slow], completion_window="2s")
+    batch = await batches.create([*lines(5), *slow], completion_window="2h")
+    assert batch["expires_at"] - batch["created_at"] == 7200
+
+    async def quick_done() -> bool:
+        return bool((await batches.get(batch["id"]))["request_counts"]["completed"] == 5)
+
+    await eventually(quick_done)
+    await _end_window(stack, batch)
     ended = await batches.ended(batch["id"])
     assert ended["status"] == "expired"
     assert ended["expired_at"] >= ended["expires_at"]
@@ -185,12 +195,15 @@ async def test_the_window_ends_and_what_is_done_is_kept(batches: Batches) -> Non
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire"])
-async def test_without_a_worker_a_batch_still_ends(batches: Batches, parked: str, end: str) -> None:
-    content = lines(3000, body={"model": parked})
-    batch = await batches.create(content, completion_window="1s" if end == "expire" else "24h")
-    await batches.until(batch["id"], "in_progress", "finalizing", "expired")
+async def test_without_a_worker_a_batch_still_ends(
+    stack: Stack, batches: Batches, parked: str, end: str
+) -> None:
+    batch = await batches.create(lines(3000, body={"model": parked}))
+    await batches.until(batch["id"], "in_progress")
     if end == "cancel":
         await batches.cancel(batch["id"])
+    else:
+        await _end_window(stack, batch)
     ended = await batches.ended(batch["id"])
     assert ended["status"] == ("cancelled" if end == "cancel" else "expired")
     await batches.proven(ended, [f"r{n}" for n in range(3000)])
@@ -203,7 +216,11 @@ async def test_output_files_expire_when_their_owner_says(batches: Batches) -> No
     )
     for file in (batch["output_file_id"], batch["error_file_id"]):
         found = await batches.ask("GET", f"/files/{file}")
-        assert found["expires_at"] - found["created_at"] == pytest.approx(7200, abs=2)
+        assert found["expires_at"] - found["created_at"] == pytest.approx(7200, abs=60)
+
+
+async def _end_window(stack: Stack, batch: Json) -> None:
+    await stack.fetch(OVER, batch["id"].removeprefix("batch_"))
 
 
 def _cancel(batch: str, client: Any) -> Any:

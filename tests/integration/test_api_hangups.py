@@ -88,8 +88,9 @@ async def test_a_watcher_that_hangs_up_changes_nothing(requests: Requests) -> No
     left = await requests.leave(**FOREVER)
     async with requests.http.stream("GET", f"/requests/{left['id']}/events") as answer:
         await anext(answer.aiter_lines())
+    brief = httpx.Timeout(30, read=0.1)
     with pytest.raises(httpx.ReadTimeout):
-        await requests.http.get(f"/requests/{left['id']}?wait=60", timeout=0.1)
+        await requests.http.get(f"/requests/{left['id']}?wait=60", timeout=brief)
     await requests.until(left["id"], "in_progress")
     await requests.cancel(left["id"])
 

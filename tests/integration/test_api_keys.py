@@ -35,20 +35,27 @@ async def test_a_revoked_key_stops_within_the_time_that_it_is_remembered(stack: 
     key = await stack.new_key("leavers")
     async with stack.async_client(api_key=key.secret) as client:
         await client.models.list()
-        began = time.monotonic()
         await _revoke(stack, key.secret)
+        revoked = time.monotonic()
 
-        await eventually(lambda: _refused(client), REMEMBER_SECONDS + 5)
-        assert time.monotonic() - began < REMEMBER_SECONDS + 1
+        async def refused() -> bool:
+            asked = time.monotonic()
+            found = await _refused(client)
+            assert found or asked - revoked < REMEMBER_SECONDS
+            return found
+
+        await eventually(refused)
 
 
 async def test_a_revoked_key_stops_as_soon_as_the_change_is_announced(stack: Stack) -> None:
     key = await stack.new_key("leavers")
     async with stack.async_client(api_key=key.secret) as client:
+        began = time.monotonic()
         await client.models.list()
         await _revoke(stack, key.secret)
         await stack.announce_change()
-        await eventually(lambda: _refused(client), seconds=1)
+        await eventually(lambda: _refused(client))
+        assert time.monotonic() - began < REMEMBER_SECONDS, "it was forgotten, and not revoked"
         before = await stack.value("select count(*) from requests")
         with pytest.raises(AuthenticationError):
             await client.chat.completions.create(**CHAT)

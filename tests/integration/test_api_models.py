@@ -6,7 +6,7 @@ import pytest
 from openai import NotFoundError
 
 from db.routes import delete_route
-from tests.stack import Stack, Stock
+from tests.stack import Stack, Stock, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -20,6 +20,13 @@ async def odd_model(stack: Stack) -> AsyncIterator[str]:
     yield ODD
     async with stack.database() as database:
         await delete_route(database, ODD, actor="test")
+    await stack.announce_change()
+    async with stack.http() as http:
+
+        async def forgotten() -> bool:
+            return ODD not in [model["id"] for model in (await http.get("/models")).json()["data"]]
+
+        await eventually(forgotten)  # the next test must not take this route for its own
 
 
 async def test_models_are_listed(stock: Stock) -> None:

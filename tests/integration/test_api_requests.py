@@ -165,6 +165,7 @@ async def test_a_running_request_is_cancelled_in_the_engine(
     stack: Stack, requests: Requests
 ) -> None:
     left = await requests.leave(**FOREVER)
+    await requests.until(left["id"], "in_progress")
 
     async def held() -> bool:
         return bool(await stack.value(IN_FLIGHT) > 0)

@@ -9,23 +9,43 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import httpx2
 import msgspec
 import pytest
 from openai import InternalServerError, Omit
 
 from carpool.ids import parse_public_id
-from tests.stack import CHAT, FOREVER, Json, Requests, Stack, Stock, eventually
+from db.keys import NewKey
+from tests.stack import CHAT, FOREVER, MODEL, Json, Requests, Stack, Stock, eventually
 
+SIDING = "siding"
+"""A model whose requests wait until its route is opened."""
+RETRIES = 10
+"""Enough for a loaded machine that keeps some of them waiting too long."""
+MANY_SECONDS = 100.0
+"""A hundred retries at once try each of a hundred requests, which a loaded machine does slowly."""
 UNANNOUNCED = {"x-stainless-read-timeout": Omit()}
 """A client that does not say how long it waits."""
 ENDED_CONNECTIONS = """
 select count(*) from disconnects d where d.connection = $1
     or d.connection in (select successor from reattachments where request_id = $1)
 """
+ENDED_OF_KEY = """
+with mine as (select id from requests where key_id = $1)
+select count(*) from disconnects d
+where
+    d.connection in (select id from mine)
+    or d.connection in (select successor from reattachments join mine on id = request_id)
+"""
 REATTACHED = "select count(*) from reattachments where request_id = $1"
 ATTENDED = """
 select true from queue where id = $1 and channel is not null and abandon_at is null
 """
+ALL_ATTENDED = """
+select count(*) from queue
+where id = any($1::uuid[]) and channel is not null and abandon_at is null
+"""
+ALL_ENDED = "select count(*) from disconnects where connection = any($1::uuid[])"
 
 
 @pytest.fixture
@@ -36,37 +56,72 @@ async def hasty(hasty_stack: Stack, request: pytest.FixtureRequest) -> AsyncIter
         yield Requests(http)
 
 
-async def test_a_client_that_timed_out_is_answered_by_its_own_retry(stock: Stock) -> None:
-    knobs = {"carpool_simulate": {"milliseconds_per_token": 300}, "max_tokens": 3}
-    answer = await stock(
-        lambda client: client.with_options(timeout=0.5, max_retries=5).chat.completions.create(
-            **CHAT, extra_body=knobs, extra_headers=UNANNOUNCED
+@pytest.fixture(params=["sync", "async"])
+async def returning(
+    stack: Stack, team: NewKey, request: pytest.FixtureRequest
+) -> AsyncIterator[Stock]:
+    """A stock client of each kind, which asks for the siding.
+
+    Its retry comes when the end of its last connection is noted; the first one opens the route.
+    """
+    await stack.route(SIDING, "nowhere")
+
+    async def ready(asked: httpx2.Request) -> None:
+        retries = int(asked.headers["x-stainless-retry-count"])
+
+        async def noted() -> bool:
+            return bool(await stack.value(ENDED_OF_KEY, team.id) >= retries)
+
+        await eventually(noted)
+        if retries == 1:
+            await stack.route(SIDING, MODEL)
+
+    options: Json = {"api_key": team.secret, "max_retries": RETRIES}
+    if request.param == "async":
+        async with (
+            httpx2.AsyncClient(event_hooks={"request": [ready]}) as http,
+            stack.async_client(**options, http_client=http) as client,
+        ):
+            yield Stock(client)
+    else:
+        hook = {"request": [lambda asked: asyncio.run(ready(asked))]}
+        with (
+            httpx2.Client(event_hooks=hook) as door,
+            stack.client(**options, http_client=door) as blocking,
+        ):
+            yield Stock(blocking)
+
+
+async def test_a_client_that_timed_out_is_answered_by_its_own_retry(returning: Stock) -> None:
+    body = CHAT | {"model": SIDING}
+    answer = await returning(
+        lambda client: client.with_options(timeout=2).chat.completions.create(
+            **body, extra_headers=UNANNOUNCED
         )
     )
     assert answer.choices[0].message.content
-    listed = await stock(lambda client: client.get("/requests", cast_to=object))
+    listed = await returning(lambda client: client.get("/requests", cast_to=object))
     assert [found["attempts"] for found in listed["data"]] == [1]
 
 
 async def test_a_client_that_says_how_long_it_waits_is_asked_to_come_back(
-    stock: Stock,
+    returning: Stock,
 ) -> None:
     """Shortly before its read timeout a 503, and to its retry the answer of the one run."""
-    knobs = {"carpool_simulate": {"milliseconds_per_token": 500}, "max_tokens": 3}
-    answer = await stock(
-        lambda client: client.with_options(timeout=1, max_retries=2).chat.completions.create(
-            **CHAT, extra_body=knobs
-        )
+    body = CHAT | {"model": SIDING}
+    answer = await returning(
+        lambda client: client.with_options(timeout=2).chat.completions.create(**body)
     )
     assert answer.choices[0].message.content
-    listed = await stock(lambda client: client.get("/requests", cast_to=object))
+    listed = await returning(lambda client: client.get("/requests", cast_to=object))
     assert [found["attempts"] for found in listed["data"]] == [1]
 
 
+@pytest.mark.timed
 async def test_the_503_before_a_read_timeout(stock: Stock) -> None:
     with pytest.raises(InternalServerError) as caught:
         await stock(
-            lambda client: client.with_options(timeout=0.5).chat.completions.create(
+            lambda client: client.with_options(timeout=2).chat.completions.create(
                 **CHAT, extra_body=FOREVER
             )
         )
@@ -110,26 +165,33 @@ async def test_identical_requests_are_taken_over_one_to_one(
 ) -> None:
     """Identical samples in parallel, all hung up, all retried at once."""
     body = CHAT | FOREVER
-    asking = [asyncio.create_task(_send(requests, body, 0)) for _ in range(clients)]
+    asking = [
+        asyncio.create_task(_send(requests, body, 0, timeout=MANY_SECONDS)) for _ in range(clients)
+    ]
 
     async def all_run() -> list[str] | None:
         ids = await requests.ids(status="in_progress", limit=100)
         return ids if len(ids) == clients else None
 
-    ids = await eventually(all_run)
+    ids = await eventually(all_run, MANY_SECONDS)
     for task in asking:
         task.cancel()
     await asyncio.gather(*asking, return_exceptions=True)
-    for identifier in ids:
-        await _ended(stack, identifier, 1)
-    retries = [asyncio.create_task(_send(requests, body, 1)) for _ in range(clients)]
+    connections = [_uuid(identifier) for identifier in ids]
+
+    async def all_ended() -> bool:
+        return bool(await stack.value(ALL_ENDED, connections) == clients)
+
+    await eventually(all_ended, MANY_SECONDS)
+    retries = [
+        asyncio.create_task(_send(requests, body, 1, timeout=MANY_SECONDS)) for _ in range(clients)
+    ]
 
     async def all_wait() -> bool:
-        listed = await requests.ids(limit=100)
-        waiting = [await stack.value(ATTENDED, _uuid(identifier)) for identifier in listed]
-        return waiting.count(True) == clients
+        listed = [_uuid(identifier) for identifier in await requests.ids(limit=100)]
+        return bool(await stack.value(ALL_ATTENDED, listed) == clients)
 
-    await eventually(all_wait)
+    await eventually(all_wait, MANY_SECONDS)
     for identifier in await requests.ids(limit=100):
         await requests.cancel(identifier)
     answers = await asyncio.gather(*retries)
@@ -155,10 +217,12 @@ async def test_a_first_try_is_never_taken_for_a_retry(stack: Stack, requests: Re
 async def test_a_retry_finds_an_answer_that_nobody_waited_for(
     stack: Stack, requests: Requests
 ) -> None:
-    soon = {"carpool_simulate": {"milliseconds_per_token": 150}, "max_tokens": 2}
-    identifier = await _hang_up(stack, requests, soon, retry=0)
+    await stack.route(SIDING, "nowhere")
+    body = {"model": SIDING}
+    identifier = await _hang_up(stack, requests, body, retry=0, status="queued")
+    await stack.route(SIDING, MODEL)
     await requests.until(identifier, "completed")
-    answer = await _send(requests, CHAT | soon, 1)
+    answer = await _send(requests, CHAT | body, 1)
     assert (answer.status_code, answer.headers["x-request-id"]) == (200, identifier)
     assert await requests.ids() == [identifier]
 
@@ -198,23 +262,34 @@ async def test_a_retry_is_of_the_same_team_path_and_body(stack: Stack, requests:
     other = await stack.new_key("strangers")
     forever = CHAT | FOREVER | {"prompt": "Who?"}
     async with stack.http(other.secret) as http:
-        with pytest.raises(httpx.ReadTimeout):
-            await _send(Requests(http), forever, 1, timeout=0.2)
-        for left in await Requests(http).ids():
-            await Requests(http).cancel(left)
-    with pytest.raises(httpx.ReadTimeout):
-        await _send(requests, forever, 1, path="/completions", timeout=0.2)
+        theirs = asyncio.create_task(_send(Requests(http), forever, 1))
+        [stored] = await eventually(Requests(http).ids)
+        await Requests(http).cancel(stored)
+        assert (await theirs).headers["x-request-id"] == stored
+    elsewhere = asyncio.create_task(_send(requests, forever, 1, path="/completions"))
+
+    async def two() -> list[str] | None:
+        ids = await requests.ids()
+        return ids if len(ids) == 2 else None
+
+    stored, first = await eventually(two)
+    assert first == identifier
+    await requests.cancel(stored)
+    assert (await elsewhere).headers["x-request-id"] == stored
     assert (await _send(requests, CHAT | body, 1)).status_code == 200
     assert await stack.value(REATTACHED, _uuid(identifier)) == 0
-    for left in await requests.ids():
-        await requests.cancel(left)
+    await requests.cancel(identifier)
 
 
 async def test_a_stream_that_nobody_read_from_is_taken_over_whole(
     stack: Stack, requests: Requests
 ) -> None:
-    slow = {"carpool_simulate": {"milliseconds_per_token": 300}, "max_tokens": 3, "stream": True}
-    identifier = await _hang_up(stack, requests, slow, retry=0)
+    """It begins to run while its client is away."""
+    pace = {"carpool_simulate": {"milliseconds_per_token": 300}}
+    slow = pace | {"model": SIDING, "max_tokens": 3, "stream": True}
+    await stack.route(SIDING, "nowhere")
+    identifier = await _hang_up(stack, requests, slow, retry=0, status="queued")
+    await stack.route(SIDING, MODEL)
     answer = await _send(requests, CHAT | slow, 1)
     assert answer.headers["x-request-id"] == identifier
     frames = answer.text.split("\n\n")

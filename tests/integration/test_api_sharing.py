@@ -43,6 +43,7 @@ output = 0.50
 """
 PATH = "/v1/chat/completions"
 MANY = 32
+FOLLOWING = "select count(*) from queue where leader is not null"
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +93,28 @@ async def calls(double: Double) -> int:
     return len((await double.seen()).of(PATH))
 
 
+async def shared(
+    sharing: Stack, http: httpx.AsyncClient, double: Double, number: int, content: Json, **how: str
+) -> list[httpx.Response]:
+    """What so many get that ask the same while the first call, which a fault holds, is computed."""
+    asking = [asyncio.create_task(ask(http, content, **how)) for _ in range(number)]
+
+    async def follow() -> bool:
+        return bool(await sharing.value(FOLLOWING) == number - 1)
+
+    await double.until_held()
+    await eventually(follow)
+    await double.release()
+    return await asyncio.gather(*asking)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_many_at_once_are_one_call(
     sharing: Stack, key: NewKey, http: httpx.AsyncClient, double: Double, stream: bool
 ) -> None:
-    await double.fault(PATH, delay_seconds=1.0)
+    await double.fault(PATH, hang=True)
     content = body(stream=stream, stream_options={"include_usage": True} if stream else None)
-    answers = await asyncio.gather(*(ask(http, content) for _ in range(MANY)))
+    answers = await shared(sharing, http, double, MANY, content)
     assert {answer.status_code for answer in answers} == {200}
     assert await calls(double) == 1
     assert len({answer.content for answer in answers}) == 1
@@ -123,13 +139,16 @@ async def test_many_at_once_are_one_call(
     ids=["temperature", "default", "n"],
 )
 async def test_what_may_differ_is_shared_only_where_the_caller_asks(
-    http: httpx.AsyncClient, double: Double, content: Json
+    sharing: Stack, http: httpx.AsyncClient, double: Double, content: Json
 ) -> None:
-    await double.fault(PATH, delay_seconds=0.5, times=8)
-    answers = await asyncio.gather(*(ask(http, content) for _ in range(4)))
+    await double.fault(PATH, hang=True, times=5)
+    asking = [asyncio.create_task(ask(http, content)) for _ in range(4)]
+    await double.until_held(4)
+    await double.release()
+    answers = await asyncio.gather(*asking)
     assert {answer.status_code for answer in answers} == {200}
     assert await calls(double) == 4
-    await asyncio.gather(*(ask(http, content, x_carpool_share="true") for _ in range(4)))
+    await shared(sharing, http, double, 4, content, x_carpool_share="true")
     assert await calls(double) == 5
 
 
@@ -176,8 +195,11 @@ async def test_equal_lines_of_a_batch_are_computed_once(
 
 
 async def test_no_store_shares_nothing(http: httpx.AsyncClient, double: Double) -> None:
-    await double.fault(PATH, delay_seconds=0.5, times=8)
-    await asyncio.gather(*(ask(http, body(), cache_control="no-store") for _ in range(3)))
+    await double.fault(PATH, hang=True, times=3)
+    asking = [asyncio.create_task(ask(http, body(), cache_control="no-store")) for _ in range(3)]
+    await double.until_held(3)
+    await double.release()
+    await asyncio.gather(*asking)
     assert await calls(double) == 3
     kept = body(model="kept")
     assert (await ask(http, kept, cache_control="no-store")).status_code == 200
@@ -186,9 +208,12 @@ async def test_no_store_shares_nothing(http: httpx.AsyncClient, double: Double) 
 
 async def test_teams_share_nothing(sharing: Stack, http: httpx.AsyncClient, double: Double) -> None:
     other = await sharing.new_key("another team")
-    await double.fault(PATH, delay_seconds=0.5, times=8)
+    await double.fault(PATH, hang=True, times=2)
     async with sharing.http(other.secret) as theirs:
-        await asyncio.gather(ask(http, body()), ask(theirs, body()))
+        asking = [asyncio.create_task(ask(client, body())) for client in (http, theirs)]
+        await double.until_held(2)
+        await double.release()
+        await asyncio.gather(*asking)
         assert await calls(double) == 2
         await ask(http, body(model="kept", user="secret"))
         answer = await ask(theirs, body(model="kept", user="secret"))
@@ -196,10 +221,10 @@ async def test_teams_share_nothing(sharing: Stack, http: httpx.AsyncClient, doub
 
 
 async def test_a_failed_leader_fails_none_of_its_followers(
-    http: httpx.AsyncClient, double: Double
+    sharing: Stack, http: httpx.AsyncClient, double: Double
 ) -> None:
-    await double.fault(PATH, delay_seconds=0.5, status=400, body={"error": {"message": "once"}})
-    answers = await asyncio.gather(*(ask(http, body(user="fails")) for _ in range(4)))
+    await double.fault(PATH, hang=True, status=400, body={"error": {"message": "once"}})
+    answers = await shared(sharing, http, double, 4, body(user="fails"))
     assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 400]
 
 
@@ -296,11 +321,11 @@ async def test_hits_do_not_lengthen_the_time(
     """A hit is no new answer: its age is that of the computation."""
     content = body(model="kept", user="lengthen")
     identifier = (await ask(http, content)).headers["x-request-id"].removeprefix("req_")
+    began = time.monotonic()
     await sharing.fetch(
         "update results set completed_at = now() - interval '9 minutes' where id = $1::uuid",
         identifier,
     )
-    began = time.monotonic()
     for _ in range(2):
         answer = await ask(http, content)
         assert answer.headers["cache-status"] == "carpool; hit"

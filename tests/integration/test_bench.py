@@ -20,8 +20,8 @@ from tests.integration.work import Work, ended, line_of
 from tests.stack import Json, Stack, stack_in_temporary_directory
 
 FAST_MS = 1
-SLOW_MS = 8
-SLOW_FIRST_MS = 60
+SLOW_MS = 25
+SLOW_FIRST_MS = 250
 CONFIG = f"""
 [backends.fast]
 kind = "simulated"
@@ -113,38 +113,39 @@ def answering(body: bytes) -> Iterator[str]:
             thread.join()
 
 
+@pytest.mark.timed
 def test_the_slower_model_is_slower_by_its_pace(paced: Stack, work: Work, config: Path) -> None:
-    """A backend sleeps no shorter than its pace; the upper bounds are those of a loaded machine."""
+    """A backend sleeps no shorter than its pace, and that is much more than a machine adds."""
     del work.environment["OPENAI_BASE_URL"], work.environment["OPENAI_API_KEY"]
     local = ("--data-dir", str(paced.directory), "--config", str(config))
-    load = ("--requests", "48", "--concurrency", "4", "--max-tokens", "10", "--seed", "7")
+    load = ("--requests", "24", "--concurrency", "4", "--max-tokens", "10", "--seed", "7")
     before = datetime.now().astimezone()
     said = work.run(*BOTH, *OUTPUT, *local, *load, "--price", "own=0.1/0.2")
     found = report(work)
     assert before < datetime.fromisoformat(found["began_at"]) < datetime.now().astimezone()
     own, gpt = summaries(found)["own"], summaries(found)["gpt"]
     for one in (own, gpt):
-        assert (one["requests"], one["succeeded"], one["errors"]) == (48, 48, {})
-        assert one["output_tokens"] == 480
-        assert one["requests_per_second"] == pytest.approx(48 / one["seconds"])
+        assert (one["requests"], one["succeeded"], one["errors"]) == (24, 24, {})
+        assert one["output_tokens"] == 240
+        assert one["requests_per_second"] == pytest.approx(24 / one["seconds"])
         for name in ("first_token", "token", "latency"):
             assert sorted(one[name].values()) == [
                 one[name][p] for p in ("p50", "p90", "p95", "p99")
             ]
-    assert own["input_tokens"] == gpt["input_tokens"] > 48 * 200
+    assert own["input_tokens"] == gpt["input_tokens"] > 24 * 200
     assert SLOW_FIRST_MS <= gpt["first_token"]["p50"] * 1000 < 4 * SLOW_FIRST_MS
     assert 0.9 * SLOW_MS <= gpt["token"]["p50"] * 1000 < 4 * SLOW_MS
     assert own["first_token"]["p50"] * 1000 < SLOW_FIRST_MS
     assert 2 * own["token"]["p50"] < gpt["token"]["p50"]
     assert gpt["latency"]["p50"] * 1000 >= SLOW_FIRST_MS + 9 * SLOW_MS
     assert own["requests_per_second"] > 1.5 * gpt["requests_per_second"]
-    assert own["dollars"] == pytest.approx((own["input_tokens"] * 0.1 + 480 * 0.2) / 1e6)
-    assert gpt["dollars"] == pytest.approx((gpt["input_tokens"] * 1 + 480 * 5) / 1e6)
+    assert own["dollars"] == pytest.approx((own["input_tokens"] * 0.1 + 240 * 0.2) / 1e6)
+    assert gpt["dollars"] == pytest.approx((gpt["input_tokens"] * 1 + 240 * 5) / 1e6)
     assert [one["answer"] for one in found["verdicts"]] == ["keeps up with"]
     assert "own keeps up with gpt: " in said.stdout
     assert re.search(r"^model +own +gpt$", said.stdout, re.MULTILINE)
-    assert re.search(r"^requests +48 +48$", said.stdout, re.MULTILINE)
-    assert "96 of 96 done, 0 failed" in said.stderr
+    assert re.search(r"^requests +24 +24$", said.stdout, re.MULTILINE)
+    assert "48 of 48 done, 0 failed" in said.stderr
     _check_turns(found["samples"], concurrency=4)
     _check_page(work)
 
@@ -272,7 +273,7 @@ def test_a_report_is_not_written_over(work: Work) -> None:
 
 def test_an_interrupt_leaves_the_report_of_what_is_done(work: Work) -> None:
     process = work.start(*BOTH, *OUTPUT, "--requests", "5000", "--max-tokens", "2")
-    line_of(process, "of 10,000 done")
+    line_of(process, r"[1-9][\d,]* of 10,000 done")
     process.send_signal(signal.SIGINT)
     code, errors = ended(process)
     assert code == 130
@@ -281,8 +282,8 @@ def test_an_interrupt_leaves_the_report_of_what_is_done(work: Work) -> None:
     found = report(work)
     assert found["interrupted"] is True
     assert 1 <= len(found["samples"]) < 10_000
-    assert summaries(found)["own"]["requests"] == len(found["samples"])
-    assert summaries(found)["own"]["errors"] == {}
+    assert sum(one["requests"] for one in found["summaries"]) == len(found["samples"])
+    assert [one["errors"] for one in found["summaries"]] == [{}, {}]
     assert "It was interrupted" in work.read("out/report.html").decode()
 
 

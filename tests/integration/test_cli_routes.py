@@ -3,11 +3,19 @@
 import asyncio
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.stack import CARPOOL, CHAT, Stack, clean_environment, stack_in_temporary_directory
+from tests.stack import (
+    CARPOOL,
+    CHAT,
+    Stack,
+    clean_environment,
+    eventually,
+    stack_in_temporary_directory,
+)
 
 CONFIG = """
 [backends.own]
@@ -44,7 +52,7 @@ def started(stack: Stack, *words: str | bytes) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Its exit code, and what it printed, errors after the rest."""
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     return process.returncode, out + err
 
 
@@ -58,9 +66,16 @@ async def asked(stack: Stack, model: str) -> int:
         return (await http.post("/chat/completions", json=CHAT | {"model": model})).status_code
 
 
+async def served(stack: Stack, models: list[str]) -> bool:
+    """Whether the API knows these models and no others, as it soon does after a change."""
+    async with stack.http() as http:
+        return [found["id"] for found in (await http.get("/models")).json()["data"]] == models
+
+
 async def test_a_route_is_set_listed_obeyed_deleted_and_remembered(house: Stack) -> None:
     code, printed = await asyncio.to_thread(routes, house, "set", "desk", *LINE.split(" | "))
     assert (code, printed) == (0, f"desk: nothing -> {LINE}\n")
+    await eventually(partial(served, house, ["desk", "house"]))
     assert await asked(house, "desk") == 200
     code, printed = await asyncio.to_thread(routes, house, "list")
     lines = [line.split(maxsplit=1) for line in printed.splitlines()]
@@ -71,6 +86,7 @@ async def test_a_route_is_set_listed_obeyed_deleted_and_remembered(house: Stack)
     ]
     code, printed = await asyncio.to_thread(routes, house, "delete", "desk")
     assert (code, printed) == (0, f"desk: {LINE} -> nothing\n")
+    await eventually(partial(served, house, ["house"]))
     assert await asked(house, "desk") == 404
     code, printed = await asyncio.to_thread(routes, house, "history", "desk")
     assert code == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -23,7 +24,7 @@ pytest_plugins = ("tests.integration.db_fixtures",)
 
 ROWS = 4000
 TAKE = 64
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 150.0
 DUE = Cell(
     model="tiny",
     upstream="tiny",
@@ -80,6 +81,8 @@ async def test_claimers_beside_requeuers_cancellers_and_finishers_lose_none(
     bench: "Bench",
 ) -> None:
     """Four runs claim; some of it they release, retry or finish, some is cancelled under them."""
+    from tests.integration.db_fixtures import persist
+
     ids = await bench.fill(ROWS)
     runs = [await bench.run() for _ in range(4)]
     canceller = bench.lane()
@@ -90,13 +93,15 @@ async def test_claimers_beside_requeuers_cancellers_and_finishers_lose_none(
             claims = await run.claim(TAKE)
             turn += 1
             if turn % 5 == 0:
-                await run.finisher.release(run.lane, [(c.id, c.epoch) for c in claims])
+                held = [(c.id, c.epoch) for c in claims]
+                await persist(partial(run.finisher.release, run.lane, held))
             else:
-                await run.finish(claims)
+                await persist(partial(run.finish, claims))
 
     async def cancel() -> None:
         for start in range(0, ROWS, 40):
-            await end_requests(canceller, ids[start : start + 4], CANCELLED)
+            some = ids[start : start + 4]
+            await persist(partial(end_requests, canceller, some, CANCELLED))
 
     await asyncio.gather(*(work(run) for run in runs), cancel())
     assert await bench.value("select count(*) from results") == ROWS

@@ -1,7 +1,7 @@
 """A retry finds the undelivered request that it repeats, one to one, however many retry at once."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import pytest
 from carpool.ids import new_id
 from db.database import Database
 from db.delivery import (
+    REATTACH,
     TAKE,
     attach,
     attach_all,
@@ -113,11 +114,25 @@ async def test_only_an_undelivered_request_whose_connection_has_ended_is_taken_o
 
 
 async def test_a_retry_that_comes_before_the_end_of_its_last_connection_is_noted(
-    api: Api,
+    bench: "Bench", api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("db.delivery.NOTICE_SECONDS", 60.0)
     [request] = await api.take_in(1)
-    retry = asyncio.create_task(api.retry())
-    await asyncio.sleep(0.2)
+    looks: asyncio.Queue[int] = asyncio.Queue()
+
+    class Seen:
+        """Tells of each look for what is to be taken over."""
+
+        async def fetch(self, sql: str, *arguments: Any) -> Sequence[Any]:
+            rows = await bench.database.fetch(sql, *arguments)
+            if sql == REATTACH:
+                looks.put_nowait(len(rows))
+            return rows
+
+    retry = asyncio.create_task(
+        take_over(Seen(), team_id=1, fingerprint=FINGERPRINT, incarnation=api.id)
+    )
+    assert [await looks.get() for _ in range(2)] == [1, 1]
     assert not retry.done()
     await api.lose(request)
     found = await retry

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("tests.integration.db_fixtures",)
 
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 150.0
 
 
 async def started(bench: "Bench", seat: str | None = None, backend: str = "engine") -> Process:
@@ -95,7 +95,7 @@ async def test_without_a_seat_it_is_known_by_its_host_and_backend(bench: "Bench"
     assert not (await started(bench, backend="another")).paused
     assert not (await started(bench, "a seat of its own")).paused
     await bench.sql(
-        "update processes set heartbeat_at = now() - interval '16 s' where paused_at is not null"
+        "update processes set heartbeat_at = now() - interval '160 s' where paused_at is not null"
     )
     await swept(bench)
     assert await holds_back(bench, worker)
@@ -125,7 +125,7 @@ async def test_one_that_is_resumed_before_its_predecessor_is_known_to_be_dead_go
     assert worker.paused
     await resume_worker(bench.database, worker.id)
     assert not await holds_back(bench, worker)
-    await later(bench, "16 seconds")
+    await later(bench, "160 seconds")
     assert not (await started(bench)).paused
 
 

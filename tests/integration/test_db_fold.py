@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
 from carpool.states import Outcome
@@ -25,7 +26,7 @@ from """
 async def test_totals_equal_what_was_finished_under_concurrent_finishes_and_folds(
     bench: "Bench",
 ) -> None:
-    from tests.integration.db_fixtures import result
+    from tests.integration.db_fixtures import persist, result
 
     ids = [i for team in (1, 2, 3) for i in await bench.fill(ROWS // 3, team_id=team)]
     runs = [await bench.run() for _ in range(3)]
@@ -38,13 +39,13 @@ async def test_totals_equal_what_was_finished_under_concurrent_finishes_and_fold
             results = [
                 result(c, outcome=outcome) for c, outcome in zip(claims, outcomes, strict=True)
             ]
-            await run.finisher.finish(run.lane, results, False)
+            await persist(partial(run.finisher.finish, run.lane, results, False))
 
     async def end() -> None:
         lane = bench.lane()
         for start in range(0, len(ended), 20):
             ending = CANCELLED if start % 40 else EXPIRED
-            await end_requests(lane, ended[start : start + 20], ending)
+            await persist(partial(end_requests, lane, ended[start : start + 20], ending))
 
     async def fold() -> None:
         lane = bench.lane()

@@ -4,13 +4,16 @@ import asyncio
 import random
 from collections.abc import Sequence
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy.engine import make_url
 
 from carpool.ids import new_id
 from carpool.states import Outcome, QueueState
+from db import follow
 from db.database import DatabaseAway, Lane
 from db.end import CANCELLED, end_requests
 from db.follow import RESOLVE, RESOLVE_SECONDS, Orphans, sweep_followers
@@ -103,17 +106,29 @@ class LookedAt(Lane):
     def __init__(self, bench: "Bench") -> None:
         super().__init__(make_url(bench.url), WAIT_SECONDS)
         self._bench = bench
+        self._waits, self._resolved = asyncio.Event(), asyncio.Event()
         self.sweeping: asyncio.Task[Orphans] | None = None
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Any]:
-        if sql == RESOLVE:
-            self.sweeping = asyncio.create_task(sweep_followers(self._bench.lane()))
-            await asyncio.wait({self.sweeping}, timeout=RESOLVE_SECONDS / 2)
-        return await super().fetch(sql, *arguments)
+        if sql != RESOLVE:
+            return await super().fetch(sql, *arguments)
+        self.sweeping = asyncio.create_task(sweep_followers(self._bench.lane()))
+        waits = asyncio.create_task(self._waits.wait())
+        await asyncio.wait({self.sweeping, waits}, return_when=asyncio.FIRST_COMPLETED)
+        waits.cancel()
+        rows = await super().fetch(sql, *arguments)
+        self._resolved.set()
+        return rows
+
+    async def sleep(self, seconds: float) -> None:
+        """In the place of the sweep's: over when the followers have ended, as in good time."""
+        assert seconds == RESOLVE_SECONDS
+        self._waits.set()
+        await self._resolved.wait()
 
 
 async def test_a_sweep_that_meets_the_end_of_a_ghost_takes_nothing_from_its_followers(
-    bench: "Bench",
+    bench: "Bench", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ghost's own result is a cancelled one: who has read the answer is not woken for it."""
     from tests.integration.db_fixtures import result
@@ -123,6 +138,7 @@ async def test_a_sweep_that_meets_the_end_of_a_ghost_takes_nothing_from_its_foll
     claims = await run.claim(1)
     await end_requests(bench.database, [leader], CANCELLED)
     lane = LookedAt(bench)
+    monkeypatch.setattr(follow, "asyncio", SimpleNamespace(sleep=lane.sleep))
     await run.finisher.finish(lane, [result(c) for c in claims], False)
     await lane.close()
     assert lane.sweeping is not None

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.integration.db_fixtures",)
 
 ITEMS = 200
-PATIENCE_SECONDS = 10.0
-SOON_SECONDS = 5.0
+PATIENCE_SECONDS = 90.0
+SOON_SECONDS = 60.0
 
 
 class CutLane(Lane):

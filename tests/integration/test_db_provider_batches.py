@@ -152,7 +152,7 @@ async def test_a_step_is_its_keepers_from_its_state_for_the_time_of_its_lease(
         await bench.sql(LAPSE, batch.id)
         with pytest.raises(LostError):
             await step(lane, ME, batch)
-        await bench.sql("update provider_batches set kept_until = now() + interval '9 seconds'")
+        await bench.sql("update provider_batches set kept_until = now() + interval '9 minutes'")
         if state not in leaves:
             with pytest.raises(LostError):
                 await step(lane, ME, batch)
@@ -170,7 +170,7 @@ async def test_its_keeper_alone_hands_rows_back(bench: "Bench") -> None:
     assert await steps.renew(lane, BACKEND, ME, LEASE_SECONDS) == {batch.id}
     second = await bench.open_lane()
     await second.fetch(
-        "update provider_batches set keeper = $1, kept_until = now() + interval '9 seconds'", OTHER
+        "update provider_batches set keeper = $1, kept_until = now() + interval '9 minutes'", OTHER
     )
     late = asyncio.create_task(steps.release(lane, ME, batch.id, members))
     await bench.blocked_pid()

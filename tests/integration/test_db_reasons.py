@@ -115,16 +115,16 @@ async def test_a_backend_whose_workers_are_paused(bench: "Bench") -> None:
 async def test_a_leg_that_opens_with_time(bench: "Bench") -> None:
     """Beside a leg that is full its time does not matter; alone, it is what is waited for."""
     await bench.run("later")
-    await route(bench, Leg(backend="later", after_seconds=60))
+    await route(bench, Leg(backend="later", after_seconds=3600))
     [young] = await bench.fill(1)
     waits = await reason(bench, young)
     assert waits.reason is Reason.NOT_YET
-    assert waits.text == "Its route opens to 'later' in 60 s."
-    old = UUID(int=new_id().int - (61_000 << 80))
+    assert waits.text == "Its route opens to 'later' in 60 min."
+    old = UUID(int=new_id().int - (3_700_000 << 80))
     await bench.fill(1, id=old)
     assert await code(bench, old) is Reason.BEHIND
     await bench.run()
-    await route(bench, Leg(backend=BACKEND), Leg(backend="later", after_seconds=60))
+    await route(bench, Leg(backend=BACKEND), Leg(backend="later", after_seconds=3600))
     await bench.sql(FULL + " where backend = 'engine'")
     await bench.sql("delete from queue where id = $1", old)
     assert await code(bench, young) is Reason.CAP
@@ -206,10 +206,10 @@ async def test_a_rate_limit(bench: "Bench") -> None:
     waits = await reason(bench, found)
     assert waits.reason is Reason.RATE_LIMITED
     assert waits.text == "The rate limit of 'tiny' at 'engine' is used up for 10 min."
-    assert waits.eta_seconds == pytest.approx(600, abs=5)
+    assert waits.eta_seconds == pytest.approx(600, abs=30)
     await bench.sql("delete from model_limits")
     await observe(bench.database, BACKEND, MODEL, Observation(requests=Level(1, 0)))
-    assert (await reason(bench, found)).eta_seconds == pytest.approx(60, abs=5)
+    assert (await reason(bench, found)).eta_seconds == pytest.approx(60, abs=30)
     await bench.sql("delete from model_limits")
     tokens = Observation(requests=Level(500, 500), tokens=Level(60, -50))
     await observe(bench.database, BACKEND, MODEL, tokens)
@@ -226,13 +226,13 @@ async def test_backing_off(bench: "Bench") -> None:
     [claimed] = await run.claim(1)
     await bench.sql(
         "update queue set state = 2, owner = null, owner_kind = 0, attempts = 1, "
-        "not_before = now() + interval '40 seconds' where id = $1",
+        "not_before = now() + interval '40 minutes' where id = $1",
         claimed.id,
     )
     waits = await reason(bench, found)
     assert (waits.reason, waits.place) == (Reason.BACKING_OFF, None)
-    assert waits.text == "It is tried again in 40 s after 1 attempt."
-    assert waits.eta_seconds == pytest.approx(40, abs=2)
+    assert waits.text == "It is tried again in 40 min after 1 attempt."
+    assert waits.eta_seconds == pytest.approx(2400, abs=30)
 
 
 async def test_following(bench: "Bench") -> None:
@@ -307,7 +307,7 @@ async def test_a_provider_batch(bench: "Bench") -> None:
         "now() - interval '3 hours', now() - interval '1 hour')",
         new_id(),
     )
-    assert (await reason(bench, line)).eta_seconds == pytest.approx(6000, abs=5)
+    assert (await reason(bench, line)).eta_seconds == pytest.approx(6000, abs=30)
 
 
 async def test_interactive_requests_are_not_gathered(bench: "Bench") -> None:

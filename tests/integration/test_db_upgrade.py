@@ -90,6 +90,8 @@ async def test_routes_and_what_waits_outlive_the_upgrade(empty_database: str) ->
 
 async def test_workers_of_an_older_release_go_on_to_count_their_calls(bench: "Bench") -> None:
     """They know one budget for each backend, which those of this release leave to them."""
+    await bench.stop_clock()
+    lane = bench.lane()
     with tarfile.open(RELEASE) as packed:
         texts = {
             name: packed.extractfile(f"db/{name}").read().decode()  # type: ignore[union-attr]
@@ -97,14 +99,14 @@ async def test_workers_of_an_older_release_go_on_to_count_their_calls(bench: "Be
         }
     held: dict[str, str] = {}
     exec(texts["rate_limits.py"], held)
-    await bench.sql(texts["sql/observe.sql"], "cloud", 60.0, 5.0, None, None, 0.0, 0.0)
-    [grant] = await bench.sql(texts["sql/reserve.sql"], "cloud", 4.0, 0.0)
+    await lane.fetch(texts["sql/observe.sql"], "cloud", 60.0, 5.0, None, None, 0.0, 0.0)
+    [grant] = await lane.fetch(texts["sql/reserve.sql"], "cloud", 4.0, 0.0)
     assert grant["number"] == 4
-    await bench.sql(held["GIVE_BACK"], "cloud", 2.0, 0.0)
-    [grant] = await bench.sql(texts["sql/reserve.sql"], "cloud", 4.0, 0.0)
+    await lane.fetch(held["GIVE_BACK"], "cloud", 2.0, 0.0)
+    [grant] = await lane.fetch(texts["sql/reserve.sql"], "cloud", 4.0, 0.0)
     assert grant["number"] == 3
-    await bench.sql(held["PAUSE"], "cloud", 60.0)
-    [grant] = await bench.sql(texts["sql/reserve.sql"], "cloud", 4.0, 0.0)
+    await lane.fetch(held["PAUSE"], "cloud", 60.0)
+    [grant] = await lane.fetch(texts["sql/reserve.sql"], "cloud", 4.0, 0.0)
     assert grant["number"] == 0
     assert await bench.value("select count(*) from model_limits") == 0
 

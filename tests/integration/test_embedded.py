@@ -15,7 +15,7 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from cli.postgres import EmbeddedPostgres, embedded_postgres
+from cli.postgres import STOP_SECONDS, EmbeddedPostgres, embedded_postgres
 from cli.private_directory import SOCKET_PATH_BYTES
 from cli.process_group import ProcessGroup
 from cli.process_record import RecordFile, read_record
@@ -23,7 +23,8 @@ from cli.services import postgres_service, valkey_service
 from cli.supervisor import Supervisor
 from cli.valkey import EmbeddedValkey, embedded_valkey
 
-FIRST_START_SECONDS = 10.0
+FIRST_START_SECONDS = 30.0
+"""It takes about one; a loaded machine runs each of its many processes late."""
 WAIT_SECONDS = 30.0
 
 
@@ -167,7 +168,7 @@ async def test_an_end_with_open_sessions_is_quick_and_leaves_no_process(director
         assert postmaster is not None
         everyone = [postmaster, *postmaster.children()]
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < STOP_SECONDS, "it did not end, but was ended"
     assert not [process for process in everyone if process.is_running()]
     connection.terminate()
 

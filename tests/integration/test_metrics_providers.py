@@ -73,13 +73,17 @@ async def double(served: str, stack: Stack) -> AsyncIterator[Double]:
         yield attached
 
 
-async def worker(stack: Stack, backend: str) -> Scrape:
-    """The figures of a backend's worker."""
-    for url in doors(stack):
-        seen = await scrape(url)
-        if seen.value("carpool_engine_ready", backend=backend) is not None:
-            return seen
-    raise AssertionError(backend)
+async def worker(stack: Stack, backend: str, done: float) -> Scrape:
+    """The figures of a backend's worker once it has counted so many attempts that ended."""
+
+    async def look() -> Scrape | None:
+        for url in doors(stack):
+            seen = await scrape(url)
+            if sum(outcomes(seen, backend).values()) == done:
+                return seen
+        return None
+
+    return await eventually(look)
 
 
 def outcomes(seen: Scrape, name: str) -> dict[str, float]:
@@ -103,7 +107,7 @@ async def test_refusals_are_told_from_failures(stack: Stack, double: Double) -> 
         with pytest.raises(BadRequestError):
             await client.chat.completions.create(**chat)
     assert answer.usage is not None
-    seen = await worker(stack, LIVE)
+    seen = await worker(stack, LIVE, 5)
     assert outcomes(seen, LIVE) == {
         "completed": 1,
         "failed": 1,
@@ -147,7 +151,7 @@ async def test_a_providers_batch_is_counted_line_by_line(stack: Stack, double: D
         batch = await batches.run(lines(5, body={"model": PATIENT}))
         output, _ = await batches.proven(batch, [f"r{n}" for n in range(5)])
     usages = [line["response"]["body"]["usage"] for line in output]
-    seen = await worker(stack, PATIENT)
+    seen = await worker(stack, PATIENT, 5)
     labels = {"backend": PATIENT, "model": PATIENT}
     assert seen.value("carpool_provider_batch_size_sum", **labels) == 5
     assert outcomes(seen, PATIENT) == {**dict.fromkeys(outcomes(seen, PATIENT), 0), "completed": 5}

@@ -5,8 +5,24 @@ import re
 
 from openai import OpenAI
 
-from tests.integration.work import ASK, Work, batches, failing, prompts, request
-from tests.stack import MODEL
+from db.keys import NewKey
+from tests.integration.work import (
+    ASK,
+    WAIT_SECONDS,
+    Work,
+    batches,
+    ended,
+    failing,
+    prompts,
+    request,
+)
+from tests.stack import MODEL, Stack, eventually
+
+EXPIRE = """
+update batches set expires_at = now()
+where key_id = $1 and status = 1 and ingested = total
+returning id
+"""
 
 
 def test_prompts_are_answered_in_their_order(work: Work, client: OpenAI) -> None:
@@ -94,9 +110,14 @@ def test_some_that_failed_are_told_by_the_exit_code(work: Work) -> None:
     work.run("submit", "a.jsonl", "--output", "out.csv", "--resume", code=3)
 
 
-def test_expired_work_is_told_by_the_exit_code(work: Work, parked: str) -> None:
+async def test_expired_work_is_told_by_the_exit_code(
+    work: Work, stack: Stack, team: NewKey, parked: str
+) -> None:
+    """Its window ends when all of it waits."""
     work.write("a.txt", prompts(5))
-    work.run("submit", "a.txt", "--model", parked, "--window", "1s", code=4)
+    process = work.start("submit", "a.txt", "--model", parked, "--window", "1h")
+    await eventually(lambda: stack.fetch(EXPIRE, team.id), WAIT_SECONDS)
+    assert ended(process)[0] == 4
     codes = {row["error"]["code"] for row in work.objects("a.results.jsonl")}
     assert codes == {"batch_expired"}
 

@@ -4,6 +4,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -104,20 +105,23 @@ def test_a_killed_submission_goes_on_without_doing_anything_twice(
         "a.jsonl", "".join(request(name, **pace(200 if name > "r5" else 0)) for name in names)
     )
     seen = 0
+    one_at_a_time = threading.Lock()
 
     def kill(answer: Answer) -> bool:
         nonlocal seen
-        seen += KILLS[moment](answer)
-        if seen == which and KILLS[moment](answer):
+        with one_at_a_time:
+            seen += KILLS[moment](answer)
+            if seen != which or not KILLS[moment](answer):
+                return False
             process.kill()
             process.wait(WAIT_SECONDS)
             return True
-        return False
 
     with relaying(stack.base_url, kill) as relay:
         through = work.through(relay.base_url)
         through.environment["CARPOOL_MAX_BATCH_REQUESTS"] = "4"
-        process = through.start("submit", "a.jsonl")
+        with one_at_a_time:
+            process = through.start("submit", "a.jsonl")
         assert ended(process)[0] == -signal.SIGKILL
     work.run("submit", "a.jsonl", "--resume")
     assert [line["custom_id"] for line in work.objects("a.results.jsonl")] == names
@@ -142,15 +146,18 @@ def test_a_kill_while_the_results_are_written_leaves_all_or_nothing(
 
 
 def test_lost_partial_results_are_asked_for_again(work: Work, client: OpenAI) -> None:
-    work.write("a.jsonl", request("fast") + request("slow", **pace(500)))
+    work.write("a.jsonl", request("fast") + request("slow", **FOREVER))
     process = work.start("submit", "a.jsonl")
     wait_for(lambda: b"\n" in work.read("a.results.jsonl.partial"))
     process.kill()
     ended(process)
     (work.directory / "a.results.jsonl.partial").write_bytes(b"")
-    work.run("submit", "a.jsonl", "--resume")
-    names = [line["custom_id"] for line in work.objects("a.results.jsonl")]
-    assert names == ["fast", "slow"]
+    (batch,) = batches(client)
+    work.run("batches", "cancel", batch.id)
+    work.run("submit", "a.jsonl", "--resume", code=4)
+    fast, slow = work.objects("a.results.jsonl")
+    assert (fast["custom_id"], fast["response"]["status_code"]) == ("fast", 200)
+    assert (slow["custom_id"], slow["error"]["code"]) == ("slow", "batch_cancelled")
     assert len(batches(client)) == 1
 
 
@@ -182,11 +189,13 @@ def test_an_answer_that_is_lost_doubles_nothing(
 
 def test_a_server_that_is_away_is_waited_for(work: Work, stack: Stack) -> None:
     work.write("a.txt", prompts(5))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = work.through(f"http://127.0.0.1:{port}/v1").start("submit", "a.txt", *ASK)
-    line_of(process, r"The server at 127.0.0.1 is away.*Trying again for up to 10 min")
-    with relaying(stack.base_url, port=port):
-        code, said = ended(process)
+    with socket.socket() as kept:  # for the relay: nobody else is given its port
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = kept.getsockname()[1]
+        process = work.through(f"http://127.0.0.1:{port}/v1").start("submit", "a.txt", *ASK)
+        line_of(process, r"The server at 127.0.0.1 is away.*Trying again for up to 10 min")
+        with relaying(stack.base_url, port=port):
+            code, said = ended(process)
     assert code == 0, said
     assert len(work.objects("a.results.jsonl")) == 5

@@ -16,7 +16,15 @@ from carpool import span_attributes as names
 from tests.double.launch import Double
 from tests.integration.cloud import CLOUD, PATH, PATIENT, UPSTREAM, cloud
 from tests.otlp import Receiver, Span, receiving
-from tests.stack import CHAT, MODEL, Json, Requests, Stack, stack_in_temporary_directory
+from tests.stack import (
+    CHAT,
+    MODEL,
+    Json,
+    Requests,
+    Stack,
+    eventually,
+    stack_in_temporary_directory,
+)
 
 PROVIDER_KEY = "sk-planted-provider"
 SECRET = "planted-prompt-7f3a"
@@ -24,7 +32,11 @@ PROTOBUF = "google/_upb"
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
 OF_A_REQUEST = {f"POST {PATH}", "queue", "claim", f"chat {MODEL}", "store"}
 AWAY_FACTOR = 3.0
-"""How much slower answers may be on a loaded machine while the receiver is away."""
+"""How much slower answers may be while the receiver is away."""
+ROUNDS = 3
+"""Of which the fastest counts: a loaded machine holds up the one stack now and the other then."""
+FLUSHED_SECONDS = 25.0
+"""The SDK by itself would wait for half a minute."""
 
 
 @pytest.fixture(scope="module")
@@ -275,8 +287,12 @@ async def test_logs_tell_the_trace(traced_stack: Stack, receiver: Receiver) -> N
     trace = Trace(receiver)
     knobs: Json = {"status": 503, "times": 1, "retry_after_seconds": 0.01}
     await _post(traced_stack, trace, carpool_simulate=knobs)
-    lines = [line for line in traced_stack.output().splitlines() if trace.id in line]
-    assert any("attempt_failed" in line for line in lines)
+
+    async def told() -> bool:
+        lines = [line for line in traced_stack.output().splitlines() if trace.id in line]
+        return any("attempt_failed" in line for line in lines)
+
+    await eventually(told)
 
 
 async def test_no_span_holds_content_or_a_key(
@@ -311,19 +327,22 @@ def _deaf_port() -> Iterator[int]:
 
 async def test_a_receiver_that_is_away_slows_nothing(stack: Stack) -> None:
     """Answers come, about as fast as without traces, and the end of the stack is not held up."""
-    usual = await _seconds(stack, 200)
     with _deaf_port() as port:
-        away = SOON | {
+        environment = SOON | {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
             "OTEL_BSP_MAX_QUEUE_SIZE": "64",
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "16",
         }
-        with stack_in_temporary_directory(away) as deaf:
+        with stack_in_temporary_directory(environment) as deaf:
             await _seconds(deaf, 20)
-            assert await _seconds(deaf, 200) < usual * AWAY_FACTOR + 1
+            rounds = [
+                (await _seconds(stack, 200), await _seconds(deaf, 200)) for _ in range(ROUNDS)
+            ]
+            usual, away = (min(seconds) for seconds in zip(*rounds, strict=True))
+            assert away < usual * AWAY_FACTOR + 1
             began = time.monotonic()
             assert deaf.stop() == 0
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < FLUSHED_SECONDS
 
 
 async def _seconds(stack: Stack, number: int) -> float:

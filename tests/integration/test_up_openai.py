@@ -20,7 +20,14 @@ MOST_ATTEMPTS = 2
 WORKERS = 2
 LIMIT = 240
 """A minute; four a second."""
-BEYOND = 20
+SLACK = 16
+"""How much more the provider bears than it has said: on a loaded machine some calls are counted
+seconds after they were let go, and a bucket that is full until then does not refill meanwhile."""
+BEYOND = 36
+"""More than the slack: two workers that knew nothing of each other would be refused some."""
+PATIENCE_SECONDS = 120.0
+"""To connect, too, for which the SDK's five seconds are short where hundreds do so at once."""
+SERVING = f"select count(*) = {WORKERS} from runs where ended_at is null"
 CONFIG = """
 [backends.cloud]
 kind = "openai"
@@ -149,7 +156,11 @@ async def test_two_workers_keep_to_one_limit(
     """More than the limit comes at once, half of it streams: nothing is refused, and the rest goes
     as the bucket fills."""
     with _stack(served, tmp_path_factory) as stack:
-        async with Double(url=served) as double, stack.async_client() as client:
+        async with (
+            Double(url=served) as double,
+            stack.async_client(timeout=PATIENCE_SECONDS) as client,
+        ):
+            await eventually(lambda: stack.value(SERVING))
             await double.configure(requests_per_minute=LIMIT)
             await double.auto()
 
@@ -161,6 +172,7 @@ async def test_two_workers_keep_to_one_limit(
 
             await ask(0)
             await eventually(lambda: stack.fetch("select from model_limits"))
+            await double.configure(requests_per_minute=LIMIT + SLACK)
             await asyncio.gather(*(ask(number) for number in range(LIMIT + BEYOND)))
             calls = (await double.seen()).of(PATH)
         assert [call.status for call in calls] == [200] * (1 + LIMIT + BEYOND)

@@ -19,6 +19,7 @@ from cli.main import app
 from cli.port import base_url, free_port
 from cli.server_findings import redis_version
 from cli.welcome import simulated_only
+from tests.ports import reserved
 
 CONNECTION = Connection(
     base_url="http://127.0.0.1:8000/v1",
@@ -110,12 +111,12 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_a_port_is_chosen_or_refused() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=f"127.0.0.1 port {port}"):
-            free_port("127.0.0.1", port)
-        assert free_port("127.0.0.1", 0) not in {0, port}
-    assert free_port("127.0.0.1", port) == port
+    with reserved() as port:
+        with socket.create_server(("127.0.0.1", port)):
+            with pytest.raises(ConfigurationError, match=f"127.0.0.1 port {port}"):
+                free_port("127.0.0.1", port)
+            assert free_port("127.0.0.1", 0) not in {0, port}
+        assert free_port("127.0.0.1", port) == port
 
 
 @pytest.mark.parametrize(
@@ -173,12 +174,12 @@ def test_the_doctor_sees_a_port_taken_by_a_stranger() -> None:
 
 
 def test_the_doctor_exits_by_what_it_found(tmp_path: Path) -> None:
-    port = str(free_port("127.0.0.1", 0))
-    well = CliRunner().invoke(app, ["doctor", "--port", port])
+    environment = {"CARPOOL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    with reserved() as port:
+        well = CliRunner().invoke(app, ["doctor", "--port", str(port)])
+        ill = CliRunner().invoke(app, ["doctor", "--port", str(port)], env=environment)
     assert well.exit_code == 0
     assert "WRONG" not in well.stdout
-    environment = {"CARPOOL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
-    ill = CliRunner().invoke(app, ["doctor", "--port", port], env=environment)
     assert ill.exit_code == 1
     assert "do: start it, or correct CARPOOL_DATABASE_URL" in ill.stdout
 

@@ -30,16 +30,15 @@ async def test_the_engines_own_figures_are_shown(stack: Stack, tiny_model: Path)
         )
     usage = answer.usage
     assert usage is not None
-    seen = await _worker(stack)
-    engine = {name for name in seen.types if name.startswith("vllm:")}
-    assert set(re.findall(r"`(vllm:\w+)`", TABLE.read_text())) <= engine
 
-    async def counted() -> bool:
+    async def counted() -> Scrape | None:
         now = await _worker(stack)
         tokens = "vllm:generation_tokens_total"
-        return now.sum(tokens) - before.sum(tokens) == usage.completion_tokens
+        return now if now.sum(tokens) - before.sum(tokens) == usage.completion_tokens else None
 
-    await eventually(counted)
+    seen = await eventually(counted)
+    engine = {name for name in seen.types if name.startswith("vllm:")}
+    assert set(re.findall(r"`(vllm:\w+)`", TABLE.read_text())) <= engine
     labels = {"backend": "vllm", "model": tiny_model.name}
     made = [one.value("carpool_output_tokens_total", **labels) or 0 for one in (before, seen)]
     assert made[1] - made[0] == usage.completion_tokens
