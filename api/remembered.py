@@ -39,12 +39,13 @@ class Remembered(Generic[Key, Value]):
 
     async def _read(self, key: Key) -> Value:
         me = asyncio.current_task()
+        began = time.monotonic()  # a value may be as old as that
         try:
             value = await self._load(key)
             if self._loading.get(key) is me:
                 if len(self._values) >= MAX_REMEMBERED:
                     self._values.clear()
-                self._values[key] = (time.monotonic(), value)
+                self._values[key] = (began, value)
             return value
         finally:
             if self._loading.get(key) is me:

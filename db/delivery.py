@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from random import shuffle
 from uuid import UUID
 
 from carpool.ids import id_at, new_id
@@ -76,6 +77,7 @@ async def take_over(
     give_up = time.monotonic() + NOTICE_SECONDS
     while candidates := await database.fetch(REATTACH, fingerprint, team_id, since):
         ended = [candidate for candidate in candidates if candidate["ended"]]
+        shuffle(ended)  # of many that come at once, few try the same one
         if not ended:
             if time.monotonic() > give_up:
                 return None

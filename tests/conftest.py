@@ -13,7 +13,7 @@ from tests.stack import Requests, Stack, Stock, stack_in_temporary_directory
 
 HASTY = {
     "CARPOOL_GRACE_SECONDS": "0.5",
-    "CARPOOL_STALL_SECONDS": "0.5",
+    "CARPOOL_STALL_SECONDS": "1",
     "CARPOOL_POLL_SECONDS": "0.2",
     "CARPOOL_STREAM_HOLD_SECONDS": "0.2",
     "CARPOOL_STREAM_HEARTBEAT_SECONDS": "0.2",

@@ -37,7 +37,7 @@ from tests import prepared_postgres
 Json = dict[str, Any]
 Found = TypeVar("Found")
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 """Enough for a loaded machine; a stack with vLLM is given more by its starter."""
 END_SECONDS = 60.0
 WAIT_SECONDS = 30.0

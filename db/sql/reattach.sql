@@ -1,7 +1,8 @@
 -- Finds the recent requests of a fingerprint that are not delivered, with each one's last connection:
 -- a retry takes over one whose connection has ended, at most one retry each. A connection has ended
--- when its end was noted, or when the API process that held it is dead. One that was cancelled has no answer to give: a client that
--- comes back after its grace, or asks what another has given up, is served anew.
+-- when its end was noted, or when the API process that held it is dead. One that was cancelled has
+-- no answer to give: a client that comes back after its grace, or asks what another has given up, is
+-- served anew.
 select
     r.id, coalesce(last.successor, r.id) as connection,
     exists (select from disconnects d where d.connection = coalesce(last.successor, r.id))

@@ -10,7 +10,7 @@ import pytest
 from carpool.states import Outcome
 from tests.faults.load import agree, answered, ask, begun, gathered, in_flight, settled
 from tests.faults.processes import dead, stopped
-from tests.stack import Stack, eventually, stack_in_temporary_directory
+from tests.stack import IN_FLIGHT, Stack, eventually, stack_in_temporary_directory
 
 SLOW = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "6000", "CARPOOL_SIMULATED_TOKEN_MS": "20"}
 API = "api"
@@ -116,10 +116,11 @@ async def test_an_api_killed_twice_in_a_row_costs_each_client_two_retries_and_no
 
     The worker is stopped meanwhile, so that no answer comes before the second death.
     """
-    with stack_in_temporary_directory(SLOW | {"CARPOOL_LEASE_SECONDS": "120"}) as stack:
+    slower = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "10000", "CARPOOL_LEASE_SECONDS": "120"}
+    with stack_in_temporary_directory(slower) as stack:
         async with stack.async_client(max_retries=2) as client:
             asking = [asyncio.create_task(ask(client)) for _ in range(50)]
-            await in_flight(stack, 50)
+            await eventually(partial(all_held, stack, 50))
             with stopped(stack.pid("worker simulated-1")):
                 for _ in range(2):
                     await stack.replace(API)
@@ -129,6 +130,11 @@ async def test_an_api_killed_twice_in_a_row_costs_each_client_two_retries_and_no
         answered(views)
         held = await agree(stack, views)
         assert {(s.epoch, s.attempts) for [s] in held.values()} == {(1, 1)}
+
+
+async def all_held(stack: Stack, number: int) -> bool:
+    """Whether the worker has heard of so many claims, too, and says so."""
+    return bool(await stack.value(IN_FLIGHT) == number)
 
 
 async def all_wait_again(stack: Stack, number: int) -> bool:

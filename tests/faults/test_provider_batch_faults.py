@@ -34,6 +34,8 @@ pytest_plugins = ("tests.faults.provider_fixtures",)
 
 WAY = BY_FILE
 DAY_SECONDS = 86_400
+CLIENTS = 32
+"""So few at once that none waits for Postgres longer than the API does."""
 FILES, BATCHES = "/v1/files", "/v1/batches"
 ANY_BATCH, ANY_CONTENT = "/v1/batches/batch_*", "/v1/files/*/content"
 STATE = "select max(state) from provider_batches where state < 3"
@@ -82,9 +84,13 @@ async def test_a_mixed_workload_under_kills_expiries_and_partial_failures(
         (ANY_CONTENT, {"hang_after_chunks": 1}),
     ]
     async with batches_of(bare) as batches:
-        batch, *_ = await asyncio.gather(
-            batches.create(lines(many)), *(flex(batches.http, n) for n in range(some))
-        )
+        at_once = asyncio.Semaphore(CLIENTS)
+
+        async def chat(number: int) -> None:
+            async with at_once:
+                await flex(batches.http, number)
+
+        batch, *_ = await asyncio.gather(batches.create(lines(many)), *map(chat, range(some)))
         for following in [*holds, None]:
             await killed_while_held(worker, double, following)
         turning = asyncio.create_task(_turn(double))

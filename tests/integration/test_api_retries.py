@@ -121,7 +121,7 @@ async def test_a_client_that_says_how_long_it_waits_is_asked_to_come_back(
 async def test_the_503_before_a_read_timeout(stock: Stock) -> None:
     with pytest.raises(InternalServerError) as caught:
         await stock(
-            lambda client: client.with_options(timeout=2).chat.completions.create(
+            lambda client: client.with_options(timeout=5).chat.completions.create(
                 **CHAT, extra_body=FOREVER
             )
         )

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from carpool.ids import new_id
-from db.database import Database
+from db.database import Database, Fetches
 from db.delivery import (
     REATTACH,
     TAKE,
@@ -59,9 +59,14 @@ class Api:
             grace_seconds=GRACE_SECONDS,
         )
 
-    async def retry(self, team_id: int = 1) -> tuple[UUID, UUID] | None:
+    async def retry(
+        self, team_id: int = 1, *, through: Fetches | None = None
+    ) -> tuple[UUID, UUID] | None:
         return await take_over(
-            self._bench.database, team_id=team_id, fingerprint=FINGERPRINT, incarnation=self.id
+            through or self._bench.database,
+            team_id=team_id,
+            fingerprint=FINGERPRINT,
+            incarnation=self.id,
         )
 
 
@@ -81,6 +86,27 @@ async def test_retries_at_once_take_over_one_request_each_and_none_twice(
     assert len(taken) == min(retries, undelivered)
     assert set(taken) <= set(ids)
     assert len(set(taken)) == len(taken)
+
+
+async def test_many_retries_at_once_seldom_try_the_same_one(bench: "Bench", api: Api) -> None:
+    """All have looked before the first of them takes one."""
+    number = 40
+    await api.lose(*await api.take_in(number))
+    all_have_looked = asyncio.Barrier(number)
+    tries = 0
+
+    class Together:
+        async def fetch(self, sql: str, *arguments: Any) -> Sequence[Any]:
+            nonlocal tries
+            rows = await bench.database.fetch(sql, *arguments)
+            if sql == REATTACH and not tries:
+                await all_have_looked.wait()
+            tries += sql == TAKE
+            return rows
+
+    found = await asyncio.gather(*(api.retry(through=Together()) for _ in range(number)))
+    assert len({pair[0] for pair in found if pair is not None}) == number
+    assert tries < number**2 / 3  # in one order it is half of the square, in many about a twelfth
 
 
 async def test_of_two_retries_of_one_connection_the_second_finds_it_taken(

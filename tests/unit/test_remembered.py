@@ -64,6 +64,19 @@ async def test_a_value_is_read_again_when_it_is_old(parts: Parts) -> None:
     assert await parts.values.get("a") == "a 2"
 
 
+async def test_a_value_is_as_old_as_the_beginning_of_its_reading(parts: Parts) -> None:
+    """A key that is revoked while it is read is not remembered for longer than others."""
+    parts.source.go.clear()
+    [reading] = await asked(parts, 1)
+    parts.clock.now += 3
+    parts.source.go.set()
+    assert await reading == "a 1"
+    parts.clock.now += 1.9
+    assert await parts.values.get("a") == "a 1"
+    parts.clock.now += 0.2
+    assert await parts.values.get("a") == "a 2"
+
+
 async def test_who_wants_it_younger_gets_it_younger(parts: Parts) -> None:
     await parts.values.get("a")
     parts.clock.now += 1
