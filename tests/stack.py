@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import httpx
 import psutil
-from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
+from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream, Timeout
 from openai.pagination import AsyncCursorPage, AsyncPage, SyncCursorPage, SyncPage
 from redis.asyncio import Redis
 
@@ -40,7 +40,9 @@ Found = TypeVar("Found")
 READY_SECONDS = 120.0
 """Enough for a loaded machine; a stack with vLLM is given more by its starter."""
 END_SECONDS = 60.0
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
+PATIENT = Timeout(600, connect=WAIT_SECONDS)
+"""A stock client's, but for the 5 s in which it must be let in."""
 LOOK_SECONDS = 0.01
 LOOK_GROWTH = 1.3
 LONGEST_LOOK_SECONDS = 0.1
@@ -237,7 +239,12 @@ class Stack:
         assert not alive, alive
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
-        mine = {"base_url": self.base_url, "api_key": self.api_key, "max_retries": 0}
+        mine = {
+            "base_url": self.base_url,
+            "api_key": self.api_key,
+            "max_retries": 0,
+            "timeout": PATIENT,
+        }
         return mine | options
 
 

@@ -72,7 +72,7 @@ WORDS: dict[type[AnyFault], str] = {
     BatchFault: "batch_fault",
     ResponseFault: "response_fault",
 }
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 """For one word with the double, the waiting ones included."""
 
 

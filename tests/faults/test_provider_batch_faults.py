@@ -90,7 +90,9 @@ async def test_a_mixed_workload_under_kills_expiries_and_partial_failures(
             async with at_once:
                 await flex(batches.http, number)
 
-        batch, *_ = await asyncio.gather(batches.create(lines(many)), *map(chat, range(some)))
+        creating = asyncio.create_task(batches.create(lines(many)))
+        await asyncio.gather(creating, *map(chat, range(some)))
+        batch = creating.result()
         for following in [*holds, None]:
             await killed_while_held(worker, double, following)
         turning = asyncio.create_task(_turn(double))
