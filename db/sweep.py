@@ -6,6 +6,7 @@ its row), and its rows are returned by a later statement, which sees all that it
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from carpool.metrics import LOST_RUNS
@@ -17,9 +18,11 @@ from db.follow import STREAM_DELAY_SECONDS, Followed, sweep_followers
 from db.sql import load
 
 LOSE = load("lose")
+# By a moment from before: a statement that lay in its socket while Postgres stood still would take
+# all for dead, whose hearts stood still with it.
 END_DEAD_PROCESSES = """
 update processes set ended_at = now()
-where ended_at is null and heartbeat_at < now() - make_interval(secs => $1)
+where ended_at is null and heartbeat_at < $2::timestamptz - make_interval(secs => $1)
 """
 ENDED_PROCESSES = "select id from processes where ended_at is not null and settled_at is null"
 # A client that waited at a dead API process may come back within the grace.
@@ -43,7 +46,7 @@ where settled_at is not null
 END_DEAD_RUNS = """
 update runs set ended_at = now(), in_flight = 0
 where ended_at is null and (
-    heartbeat_at < now() - make_interval(secs => $1)
+    heartbeat_at < $2::timestamptz - make_interval(secs => $1)
     or not exists (
         select from processes p where p.id = runs.process_id and p.ended_at is null
     )
@@ -113,11 +116,13 @@ class Swept:
     """Claims that nobody needs any more, with the run that holds each."""
 
 
-async def sweep(database: Fetches, *, lease_seconds: float, grace_seconds: float) -> Swept:
-    """One round. Whatever of it a crash leaves undone, the next round does."""
+async def sweep(
+    database: Fetches, *, now: datetime, lease_seconds: float, grace_seconds: float
+) -> Swept:
+    """One round; ``now`` is the database's. Whatever a crash leaves undone, the next round does."""
     swept = Swept([], [], [], [], [], [], [])
-    await database.fetch(END_DEAD_PROCESSES, lease_seconds)
-    rows = await database.fetch(END_DEAD_RUNS, lease_seconds)
+    await database.fetch(END_DEAD_PROCESSES, lease_seconds, now)
+    rows = await database.fetch(END_DEAD_RUNS, lease_seconds, now)
     for row in rows:
         swept.dead_runs.append(row["id"])
         LOST_RUNS.labels(row["backend"]).inc()

@@ -34,7 +34,7 @@ insert into leases as l (name, holder, until)
 values ('sweep', $1, now() + make_interval(secs => $2))
 on conflict (name) do update set holder = excluded.holder, until = excluded.until
 where l.holder = excluded.holder or l.until < now()
-returning holder
+returning now()
 """
 SERVED = "select model, backend from served where model = any($1::text[])"
 LEASE_POLLS = 5
@@ -71,13 +71,13 @@ class Sweeper:
             while True:
                 try:
                     pause = lease_seconds
-                    if await lane.fetch(LEASE, me, lease_seconds):
+                    if held := await lane.fetch(LEASE, me, lease_seconds):
                         pause = self._settings.poll_seconds
                         if loop.time() >= upkeep_at:
                             await self._upkeep(lane)
                             upkeep_at = loop.time() + UPKEEP_SECONDS
                         watched = loop.time() - watching_since
-                        await self._round(lane, watched_seconds=watched)
+                        await self._round(lane, held[0]["now"], watched_seconds=watched)
                     else:
                         watching_since = loop.time()
                 except (DatabaseAway, DBAPIError, asyncpg.PostgresError) as error:
@@ -88,12 +88,13 @@ class Sweeper:
         finally:
             await lane.close()
 
-    async def _round(self, lane: Lane, *, watched_seconds: float) -> None:
+    async def _round(self, lane: Lane, now: datetime, *, watched_seconds: float) -> None:
         # Hearts that stood still while Postgres was away prove no death: they are judged by who has
         # seen it work for a whole lease. (A seat that was taken proves one at once.)
         lease_seconds = self._settings.lease_seconds
         swept = await sweep(
             lane,
+            now=now,
             lease_seconds=lease_seconds if watched_seconds >= lease_seconds else FOR_EVER_SECONDS,
             grace_seconds=self._settings.grace_seconds,
         )

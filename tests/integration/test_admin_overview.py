@@ -18,7 +18,7 @@ from db.overview import MOST_QUEUES, OverviewReader, rest_of
 from db.routes import read_routing, set_route
 from db.runs import beat_run, end_run, set_accepting
 from db.submit import submit
-from db.sweep import sweep
+from tests.integration.sweeping import sweep_now
 from tests.stack import CHAT, Json, Stack, eventually
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ async def test_a_problem_is_told_for_what_nobody_answers_and_who_died(bench: "Be
     await bench.sql("update processes set backend = 'engine', kind = 'worker'")
     assert (await read(bench)).problems == []
     await bench.end_process(run)
-    await sweep(bench.lane(), lease_seconds=15, grace_seconds=1)
+    await sweep_now(bench.lane(), lease_seconds=15, grace_seconds=1)
     seen = await read(bench)
     codes = [(p.code, p.model, p.backend) for p in seen.problems]
     assert codes == [("no_live_backend", "tiny", None), ("worker_dead", None, "engine")]
@@ -216,7 +216,7 @@ def test_reasons_rest_after_a_look_and_less_where_there_is_news(
 async def test_a_worker_that_left_in_order_is_no_problem(bench: "Bench") -> None:
     await bench.run()
     await bench.sql("update processes set backend = 'engine', ended_at = now(), left_at = now()")
-    await sweep(bench.lane(), lease_seconds=15, grace_seconds=1)
+    await sweep_now(bench.lane(), lease_seconds=15, grace_seconds=1)
     seen = await read(bench)
     assert seen.problems == []
     assert await bench.value("select count(*) from processes") == 0

@@ -14,7 +14,8 @@ from carpool.states import QueueState, ServiceClass
 from db.claim import NO_ID, Claim, Group, Pick, StaleRoutesError, claim, waiting
 from db.end import CANCELLED, end_requests
 from db.routes import routing_version, set_route
-from db.sweep import DEAD_OWNERS, END_DEAD_RUNS, sweep
+from db.sweep import DEAD_OWNERS, END_DEAD_RUNS
+from tests.integration.sweeping import sweep_now
 from workers.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -139,8 +140,11 @@ async def test_a_run_that_was_swept_first_claims_nothing(bench: "Bench") -> None
     await bench.fill(10)
     run = await bench.run()
     await bench.end_process(run)
+    now = await bench.value("select now()")
     sweeping, stalled = await bench.open_lane(), await bench.open_lane()
-    assert [row["id"] for row in await sweeping.fetch(END_DEAD_RUNS, LEASE_SECONDS)] == [run.id]
+    assert [row["id"] for row in await sweeping.fetch(END_DEAD_RUNS, LEASE_SECONDS, now)] == [
+        run.id
+    ]
     claiming = asyncio.create_task(run.claim(5, lane=stalled))
     await bench.until_blocked(stalled.pid)
     await sweeping.commit()
@@ -154,15 +158,16 @@ async def test_a_run_that_claims_first_is_swept_with_what_it_claimed(bench: "Ben
     await bench.fill(10)
     run = await bench.run()
     await bench.end_process(run)
+    now = await bench.value("select now()")
     sweeping, claiming = await bench.open_lane(), await bench.open_lane()
     claims = await run.claim(5, lane=claiming)
     assert len(claims) == 5
-    ending = asyncio.create_task(sweeping.fetch(END_DEAD_RUNS, LEASE_SECONDS))
+    ending = asyncio.create_task(sweeping.fetch(END_DEAD_RUNS, LEASE_SECONDS, now))
     await bench.until_blocked(sweeping.pid)
     await claiming.commit()
     assert [row["id"] for row in await ending] == [run.id]
     await sweeping.commit()
-    await sweep(bench.lane(), lease_seconds=LEASE_SECONDS, grace_seconds=1)
+    await sweep_now(bench.lane(), lease_seconds=LEASE_SECONDS, grace_seconds=1)
     assert await bench.value("select count(*) from queue where state = 0") == 10
     assert await run.finish(claims) == [UUID(int=0)] * 5
 

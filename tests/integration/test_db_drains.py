@@ -7,8 +7,8 @@ import pytest
 
 from carpool.ids import new_id
 from db.processes import Process
-from db.sweep import sweep
 from db.workers import WorkerState, list_workers, pause_worker, resume_worker
+from tests.integration.sweeping import sweep_now
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench
@@ -51,7 +51,7 @@ async def later(bench: "Bench", interval: str) -> None:
 
 
 async def swept(bench: "Bench") -> None:
-    await sweep(bench.database, lease_seconds=LEASE_SECONDS, grace_seconds=1)
+    await sweep_now(bench.database, lease_seconds=LEASE_SECONDS, grace_seconds=1)
 
 
 async def states(bench: "Bench") -> dict[object, WorkerState]:

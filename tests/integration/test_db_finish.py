@@ -14,7 +14,7 @@ from db.end import CANCELLED, end_requests
 from db.finish import NOT_MINE, Failure, limited_for
 from db.results import result_of
 from db.runs import beat_run, release_strays
-from db.sweep import sweep
+from tests.integration.sweeping import sweep_now
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench
@@ -55,7 +55,7 @@ async def test_a_zombie_under_an_old_epoch_is_dropped(bench: "Bench") -> None:
     zombie, living = await bench.run(), await bench.run()
     old = await zombie.claim(1)
     await bench.end_process(zombie)
-    await sweep(bench.lane(), lease_seconds=LEASE_SECONDS, grace_seconds=1)
+    await sweep_now(bench.lane(), lease_seconds=LEASE_SECONDS, grace_seconds=1)
     new = await living.claim(1)
     assert new[0].epoch > old[0].epoch
     assert await zombie.finish(old) == [NOT_MINE]
@@ -313,7 +313,7 @@ async def test_a_stray_that_was_taken_from_the_run_meanwhile_is_not_released(
     run, other = await bench.run(), await bench.run()
     await run.claim(1)
     await bench.end_process(run)
-    await sweep(bench.lane(), lease_seconds=LEASE_SECONDS, grace_seconds=1)
+    await sweep_now(bench.lane(), lease_seconds=LEASE_SECONDS, grace_seconds=1)
     await other.claim(1)
     await release_strays(bench.lane(), run.id, [identifier])
     assert (await bench.row(identifier))["owner"] == other.id

@@ -12,7 +12,7 @@ from db.delivery import attach
 from db.end import ABANDONED, CANCELLED, CONDEMNED, EXPIRED, end_requests
 from db.follow import sweep_followers
 from db.submit import submit
-from db.sweep import sweep
+from tests.integration.sweeping import sweep_now
 from tests.integration.twins import STORED, TWIN, answered, come, states
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ async def test_no_follower_waits_beyond_its_deadline(bench: "Bench") -> None:
     [second] = await come(bench, deadline=now)
     [third] = await come(bench, deadline=now + timedelta(hours=1))
     await bench.sql("update queue set deadline = null where id = $1", first)
-    found = await sweep(bench.lane(), lease_seconds=15, grace_seconds=1)
+    found = await sweep_now(bench.lane(), lease_seconds=15, grace_seconds=1)
     assert [ended.id for ended in found.ended] == [second]
     run = await bench.run()
     await answered(run, await run.claim(1))

@@ -15,7 +15,6 @@ from db.end import CANCELLED, end_requests
 from db.finish import NOT_MINE, Failure, Finisher, Result
 from db.gathering import durations, paused_models
 from db.provider_batches import LostError, ProviderBatch
-from db.sweep import sweep
 from tests.integration.provider_batch import (
     BACKEND,
     BATCH,
@@ -27,6 +26,7 @@ from tests.integration.provider_batch import (
     gathered,
     wanted,
 )
+from tests.integration.sweeping import sweep_now
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench
@@ -64,7 +64,7 @@ async def test_the_sweep_leaves_rows_of_provider_batches_alone(bench: "Bench") -
     batch = await gathered(bench)
     await bench.sql("update processes set ended_at = now()")
     await bench.sql(LAPSE, batch.id)
-    await sweep(bench.lane(), lease_seconds=LEASE_SECONDS, grace_seconds=1)
+    await sweep_now(bench.lane(), lease_seconds=LEASE_SECONDS, grace_seconds=1)
     assert await steps.count_members(bench.lane(), batch.id) == 3
 
 

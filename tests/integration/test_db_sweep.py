@@ -17,6 +17,7 @@ from db.follow import STREAM_DELAY_SECONDS
 from db.processes import Process
 from db.runs import begin_run
 from db.sweep import LOSE, Swept, sweep
+from tests.integration.sweeping import sweep_now
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench, TestRun
@@ -30,7 +31,7 @@ PAST = timedelta(hours=1)
 
 async def swept(bench: "Bench") -> Swept:
     """One round."""
-    return await sweep(bench.database, lease_seconds=LEASE_SECONDS, grace_seconds=GRACE_SECONDS)
+    return await sweep_now(bench.database, lease_seconds=LEASE_SECONDS, grace_seconds=GRACE_SECONDS)
 
 
 async def lose(bench: "Bench", run: "TestRun") -> Swept:
@@ -72,6 +73,21 @@ async def test_a_run_is_dead_when_its_heart_or_its_processs_has_stopped(
     assert (row["state"], row["owner"], row["epoch"], row["lost"]) == (0, None, 2, 1)
     attempts = await bench.sql("select id, epoch, outcome, run_id from attempts")
     assert [tuple(a) for a in attempts] == [(identifier, 1, "lost", run.id)]
+
+
+async def test_a_round_that_stood_still_with_all_hearts_takes_none_for_dead(
+    bench: "Bench",
+) -> None:
+    """Its statements reach a Postgres that was frozen only as that goes on."""
+    run = await bench.run()
+    began = await bench.value("select now()")
+    for who in ("processes", "runs"):
+        await bench.sql(f"update {who} set heartbeat_at = now() - make_interval(secs => $1)", 160.0)
+    frozen = {"lease_seconds": LEASE_SECONDS, "grace_seconds": GRACE_SECONDS}
+    found = await sweep(bench.database, now=began - timedelta(seconds=160), **frozen)
+    assert found.dead_runs == []
+    assert await bench.value("select count(*) from processes where ended_at is null") == 1
+    assert (await swept(bench)).dead_runs == [run.id]
 
 
 async def test_losses_make_suspects_and_one_alone_at_the_third_is_condemned(
@@ -255,7 +271,7 @@ async def test_a_client_that_comes_back_at_the_last_moment_is_not_ended(bench: "
                 assert await attach(bench.database, identifier, newcomer)
             return await bench.database.fetch(sql, *arguments)
 
-    found = await sweep(ComingBack(), lease_seconds=LEASE_SECONDS, grace_seconds=GRACE_SECONDS)
+    found = await sweep_now(ComingBack(), lease_seconds=LEASE_SECONDS, grace_seconds=GRACE_SECONDS)
     assert found.ended == []
     assert (await bench.row(identifier))["channel"] == newcomer
 

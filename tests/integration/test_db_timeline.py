@@ -11,8 +11,8 @@ from db.cache import give_answer
 from db.delivery import store_deliveries
 from db.end import CANCELLED, EXPIRED, end_requests
 from db.finish import Failure
-from db.sweep import sweep
 from db.timeline import Event, timeline
+from tests.integration.sweeping import sweep_now
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench
@@ -85,10 +85,10 @@ async def test_each_attempt_with_its_error(bench: "Bench") -> None:
             id=identifier, epoch=epoch, delay_seconds=0, error=f"error {epoch}", counts=counts
         )
         await run.finisher.retry(run.lane, [failure])
-        await sweep(bench.database, lease_seconds=150, grace_seconds=130)
+        await sweep_now(bench.database, lease_seconds=150, grace_seconds=130)
     await run.claim(1)
     await bench.end_process(run)
-    await sweep(bench.database, lease_seconds=150, grace_seconds=130)
+    await sweep_now(bench.database, lease_seconds=150, grace_seconds=130)
     other = await bench.run()
     claims = await other.claim(1)
     await other.finish(claims)
