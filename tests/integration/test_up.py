@@ -28,7 +28,7 @@ from db.database import Database
 from db.keys import list_keys
 from tests import prepared_postgres
 
-READY_SECONDS = 15.0
+READY_SECONDS = 30.0
 AGAIN_SECONDS = 45.0
 """A start that must not wait for what an earlier one left; a loaded machine takes its time."""
 RETRIES = 10
