@@ -11,7 +11,13 @@ from tests.conformance.harness import Harness
 from tests.conformance.provider import Provider
 
 
-@pytest.fixture(params=["simulated", "openai", pytest.param("vllm", marks=pytest.mark.vllm)])
+@pytest.fixture(
+    params=[
+        "simulated",
+        "openai",
+        pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(1200)]),
+    ]
+)
 def backend(request: pytest.FixtureRequest) -> Harness:
     found = request.getfixturevalue(request.param)
     harness: Harness = found[0] if request.param == "openai" else found

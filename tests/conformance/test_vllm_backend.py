@@ -19,7 +19,12 @@ from tests.conformance.harness import AWAY, VLLM_WARNINGS, Harness, Json
 from tests.conformance.patience import until
 from workers.backends.registry import make
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.vllm, *VLLM_WARNINGS]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.vllm,
+    pytest.mark.timeout(1200),
+    *VLLM_WARNINGS,
+]
 
 MESSAGES = [{"role": "user", "content": "Who leaves the yard at seven?"}]
 CONCURRENT = 300

@@ -9,7 +9,7 @@ from tests.batches import URL, Batches, Json
 from tests.stack import Stack
 from tests.vllm.conftest import served
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300), pytest.mark.usefixtures("quiet")]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200), pytest.mark.usefixtures("quiet")]
 
 LINES = 300
 

@@ -6,7 +6,7 @@ import pytest
 from tests.stack import Json, Stack, eventually
 from tests.vllm.conftest import served
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 PREFIX = "The yard opens at seven and closes at nine. " * 12
 
 

@@ -9,7 +9,7 @@ from tests.figures import Scrape, doors, scrape
 from tests.stack import CHAT, Stack, eventually
 from tests.vllm.conftest import served
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300), pytest.mark.usefixtures("quiet")]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200), pytest.mark.usefixtures("quiet")]
 
 TABLE = Path(__file__).parents[2] / "deploy" / "METRICS.md"
 

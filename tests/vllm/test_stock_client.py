@@ -16,7 +16,7 @@ from db.keys import NewKey
 from tests.stack import Json, Requests, Stack, Stock
 from tests.vllm.conftest import served
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300), pytest.mark.usefixtures("quiet")]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200), pytest.mark.usefixtures("quiet")]
 
 MODEL = "tiny"
 CHAT: Json = {

@@ -10,7 +10,7 @@ from tests.otlp import receiving
 from tests.stack import stack_in_temporary_directory
 from tests.vllm.conftest import ARGUMENTS, served, vllm_environment
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
 SECRET = "planted-prompt-9d2b"
 ENGINE_SPAN = "llm_request"

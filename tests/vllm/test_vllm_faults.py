@@ -32,7 +32,7 @@ async def ask(client: AsyncOpenAI, model: str, number: int) -> int:
 
 
 @pytest.mark.vllm
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_a_killed_worker_leaves_no_engine_and_its_successor_answers_all(
     stack: Stack, team: NewKey
 ) -> None:
