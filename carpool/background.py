@@ -10,6 +10,7 @@ import structlog
 
 from carpool.log import cause
 
+AGAIN_SECONDS = 2.0
 log = structlog.get_logger()
 
 
@@ -27,11 +28,16 @@ class Background:
             task.add_done_callback(_watch)
 
     async def close(self) -> None:
-        """Cancel the loops, and wait until they have ended."""
+        """Cancel the loops, and wait until they have ended.
+
+        Those that have not are cancelled again: `asyncio.wait_for`, by which libraries wait, too,
+        swallows a cancellation of the very moment in which it has an outcome, up to Python 3.11.
+        """
         tasks, self._tasks = self._tasks, set()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=AGAIN_SECONDS)
 
 
 def _watch(task: asyncio.Task[None]) -> None:

@@ -38,7 +38,7 @@ class Doorbell:
         self._timeout = timeout_seconds
         self._redis = Redis.from_url(
             url,
-            socket_timeout=timeout_seconds,
+            socket_timeout=None,  # each call here has one around it, and redis-py's costs a task
             socket_connect_timeout=timeout_seconds,
             protocol=2,
         )
@@ -148,7 +148,8 @@ class Doorbell:
                 silent += 1
                 if silent > 1:
                     raise TimeoutError("Redis does not answer")
-                await pubsub.ping()
+                async with asyncio.timeout(self._timeout):
+                    await pubsub.ping()
                 continue
             silent = 0
             _pass_on(message, heard)

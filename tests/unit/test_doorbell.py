@@ -44,6 +44,8 @@ from tests.conformance.patience import until
 TIMEOUT_SECONDS = 20.0
 """Of a call: what is late is dropped, which is not to be by a machine that is slow."""
 WAIT_SECONDS = 30.0
+STEPS = 40
+"""Of the event loop: more than a publication takes."""
 Make = Callable[[], Doorbell]
 
 
@@ -290,3 +292,18 @@ async def test_a_listener_is_connected_once_its_subscription_is_confirmed() -> N
                     assert (await ear.next())[0] == CHANGED_CHANNEL
     finally:
         shutil.rmtree(directory)
+
+
+async def test_it_ends_wherever_it_stands_in_a_publication(valkey: Make) -> None:
+    """redis-py's own time limit swallows a cancellation of the moment in which a write is done."""
+    for steps in range(STEPS):
+        door = valkey()
+        await door.publish({CHANGED_CHANNEL: []})
+        serving = asyncio.create_task(door.serve())
+        door.announce(CHANGED_CHANNEL)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        serving.cancel()
+        ended, _ = await asyncio.wait({serving}, timeout=WAIT_SECONDS)
+        assert ended, steps
+        await door.close()
