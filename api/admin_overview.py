@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from api.admin import Admin, admin_of, asker
 from api.admin_watch import Watch, Watcher
 from api.connection import cut_off
+from api.patience import Patience
 from api.responses import JSON, watch
 from api.services import Services
 from db.overview import Seen
@@ -93,5 +94,5 @@ class Events(Response):
             await self._write(send, b"", last=True)
 
     async def _write(self, send: Send, text: bytes, *, last: bool = False) -> None:
-        async with asyncio.timeout(self._stall):
+        async with Patience(self._stall):
             await send({"type": "http.response.body", "body": text, "more_body": not last})

@@ -1,10 +1,10 @@
 """Reads a request's body, never more of it than is allowed."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect, Request
 
+from api.patience import Patience
 from carpool.errors import BodyTooLarge, InvalidRequest
 
 MAX_LENGTH_DIGITS = 18
@@ -23,7 +23,7 @@ async def pieces(
     size = 0
     while True:
         try:
-            async with asyncio.timeout(stall_seconds):
+            async with Patience(stall_seconds):
                 message = await request.receive()
         except TimeoutError:
             raise InvalidRequest("The request's body stalled.", code="body_stalled") from None

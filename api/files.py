@@ -1,6 +1,5 @@
 """`/v1/files`: uploaded, listed, shown, deleted, and read back."""
 
-import asyncio
 import re
 from contextlib import aclosing
 from typing import Any
@@ -15,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from api.bodies import declared_bytes, pieces
 from api.file_upload import FileUpload
 from api.multipart import Form
+from api.patience import Patience
 from api.query import limit_of
 from api.responses import JSON, listing
 from api.services import Services
@@ -154,7 +154,7 @@ class Content(Response):
             )
             try:
                 while piece:
-                    async with asyncio.timeout(stall_seconds):
+                    async with Patience(stall_seconds):
                         await send({"type": "http.response.body", "body": piece, "more_body": True})
                     piece = await anext(found, b"")
             except (TimeoutError, FileMissing, StoreAway) as error:

@@ -6,6 +6,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.patience import Patience
 from api.responses import JSON, REQUEST_PREFIX, error_response, source_headers, watch
 from api.services import Services, Ticket
 from api.sinks import StreamSink
@@ -199,7 +200,7 @@ class StreamResponse(Response):
                 }
             )
         try:
-            async with asyncio.timeout(self._services.settings.stall_seconds):
+            async with Patience(self._services.settings.stall_seconds):
                 await send({"type": "http.response.body", "body": text, "more_body": not last})
         except TimeoutError:
             raise ClientStalled from None

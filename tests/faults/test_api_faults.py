@@ -1,6 +1,7 @@
 """The API dies while clients wait: their own retries get the answers, and no work is done twice."""
 
 import asyncio
+import json
 import os
 import signal
 from functools import partial
@@ -10,7 +11,7 @@ import pytest
 from carpool.states import Outcome
 from tests.faults.load import agree, answered, ask, begun, gathered, in_flight, settled
 from tests.faults.processes import dead, stopped
-from tests.stack import IN_FLIGHT, Stack, eventually, stack_in_temporary_directory
+from tests.stack import CHAT, IN_FLIGHT, Stack, chat_head, eventually, stack_in_temporary_directory
 
 SLOW = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "6000", "CARPOOL_SIMULATED_TOKEN_MS": "20"}
 API = "api"
@@ -130,6 +131,21 @@ async def test_an_api_killed_twice_in_a_row_costs_each_client_two_retries_and_no
         answered(views)
         held = await agree(stack, views)
         assert {(s.epoch, s.attempts) for [s] in held.values()} == {(1, 1)}
+
+
+async def test_bytes_that_came_while_the_api_stood_still_are_no_stall() -> None:
+    """It stands still for longer than a body may: that is none of the client's doing."""
+    body = json.dumps(CHAT).encode()
+    with stack_in_temporary_directory({"CARPOOL_STALL_SECONDS": "4"}) as stack:
+        async with stack.connection() as (reader, writer):
+            writer.write(chat_head(stack.api_key, f"content-length: {len(body)}") + body[:9])
+            await writer.drain()
+            await asyncio.sleep(0.5)  # so that it waits for the rest by now; if not, all the better
+            with stopped(stack.pid(API)):
+                writer.write(body[9:])
+                await writer.drain()
+                await asyncio.sleep(6)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
 
 
 async def all_held(stack: Stack, number: int) -> bool:

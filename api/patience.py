@@ -1,0 +1,46 @@
+"""A time limit for what a client does."""
+
+import asyncio
+from types import TracebackType
+
+LOOKS = 4
+
+
+class Patience:
+    """`asyncio.timeout`, but that time in which this process itself stood still hardly counts.
+
+    A process that its host has stopped finds, as it goes on, each of its limits over and unread
+    what came meanwhile. So a limit is of several parts, and one that ran out at once is but one.
+    """
+
+    __slots__ = ("_left", "_limit", "_part_seconds", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        self._part_seconds = seconds / LOOKS
+        self._left = LOOKS
+        self._limit = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        """Begin to count."""
+        await self._limit.__aenter__()
+        self._wait()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Raise TimeoutError where the limit was over."""
+        self._timer.cancel()
+        await self._limit.__aexit__(exc_type, error, traceback)
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._part_seconds, self._look)
+
+    def _look(self) -> None:
+        self._left -= 1
+        if self._left:
+            self._wait()
+        else:
+            self._limit.reschedule(asyncio.get_running_loop().time())
