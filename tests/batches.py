@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 
-from tests.stack import MODEL, Requests, eventually
+from tests.clients import Requests
+from tests.stack import MODEL, eventually
 
 Json = dict[str, Any]
 URL = "/v1/chat/completions"

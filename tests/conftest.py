@@ -9,7 +9,8 @@ from openai import AsyncOpenAI, OpenAI
 
 from db.keys import NewKey
 from tests import prepared_postgres
-from tests.stack import Requests, Stack, Stock, stack_in_temporary_directory
+from tests.clients import Requests, Stock
+from tests.stack import Stack, stack_in_temporary_directory
 
 HASTY = {
     "CARPOOL_GRACE_SECONDS": "0.5",

@@ -26,7 +26,8 @@ from playwright.async_api import Browser, Page, expect
 from db.keys import create_key
 from tests.batches import Batches, line
 from tests.browser.chromium import PHONE, chromium, visiting
-from tests.stack import Json, Requests, Stack, stack_in_temporary_directory
+from tests.clients import Requests
+from tests.stack import Json, Stack, stack_in_temporary_directory
 
 PLACE = Path(__file__).parents[1] / "deploy" / "pictures"
 MINUTES = 6.0

@@ -21,7 +21,8 @@ from tests.benchmarks.cpu import Bystanders, tree_seconds
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.waiting_rows import TEAMS, fill
 from tests.browser.chromium import chromium, visiting
-from tests.stack import CHAT, Stack, stack_in_temporary_directory
+from tests.clients import CHAT
+from tests.stack import Stack, stack_in_temporary_directory
 
 ROWS = 1_000_000
 SECONDS = 60.0

@@ -5,7 +5,8 @@ from playwright.async_api import Page, expect
 
 from tests.batches import Batches, line
 from tests.browser.chromium import Visit
-from tests.stack import Requests, Stack
+from tests.clients import Requests
+from tests.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

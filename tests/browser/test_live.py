@@ -11,7 +11,8 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from tests.browser.chromium import Visit
-from tests.stack import CHAT, Requests, Stack
+from tests.clients import CHAT, Requests
+from tests.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

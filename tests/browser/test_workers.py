@@ -7,7 +7,8 @@ from carpool.engine import EngineFigures, encode_figures
 from carpool.ids import new_id
 from tests.browser.chromium import Visit
 from tests.browser.conftest import SECOND
-from tests.stack import Json, Requests, Stack
+from tests.clients import Requests
+from tests.stack import Json, Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -15,9 +15,10 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from tests.batches import Batches, lines
+from tests.clients import Requests
 from tests.deploy.files import KUBERNETES, manifests, shell_lines
 from tests.deploy.site import POSTGRES_BINARIES, SCRIPTS, Site, order, site, until_ready
-from tests.stack import MODEL, WAIT_SECONDS, Requests, eventually
+from tests.stack import MODEL, WAIT_SECONDS, eventually
 
 Demand = Callable[[str, int], Awaitable[None]]
 EVERYTHING = ["api", "jobs", "worker"]

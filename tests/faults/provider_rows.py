@@ -9,11 +9,12 @@ from typing import Any
 import httpx
 
 from tests.batches import Batches, Json, line
+from tests.clients import Requests
 from tests.double.launch import Double
 from tests.double.record import SeenResponse
 from tests.double.settings import Changes
 from tests.faults.worker import Worker
-from tests.stack import END_SECONDS, Requests, Stack, eventually
+from tests.stack import END_SECONDS, Stack, eventually
 
 MODEL = "patient"
 NAME = "openai"

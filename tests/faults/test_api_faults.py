@@ -9,9 +9,10 @@ from functools import partial
 import pytest
 
 from carpool.states import Outcome
+from tests.clients import CHAT, chat_head
 from tests.faults.load import agree, answered, ask, begun, gathered, in_flight, settled
 from tests.faults.processes import dead, stopped
-from tests.stack import CHAT, IN_FLIGHT, Stack, chat_head, eventually, stack_in_temporary_directory
+from tests.stack import IN_FLIGHT, Stack, eventually, stack_in_temporary_directory
 
 SLOW = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "6000", "CARPOOL_SIMULATED_TOKEN_MS": "20"}
 API = "api"

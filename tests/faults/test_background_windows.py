@@ -10,6 +10,7 @@ import httpx
 from openai.types.chat import ChatCompletion
 
 from tests.batches import Json, line
+from tests.clients import Requests
 from tests.double.launch import Double
 from tests.faults.provider_rows import (
     ANSWERS,
@@ -34,7 +35,7 @@ from tests.faults.provider_rows import (
     until,
 )
 from tests.faults.worker import Worker
-from tests.stack import Requests, Stack
+from tests.stack import Stack
 
 pytest_plugins = ("tests.faults.provider_fixtures",)
 

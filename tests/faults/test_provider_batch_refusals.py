@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from tests.batches import line
+from tests.clients import Requests
 from tests.double.launch import Double
 from tests.faults.provider_rows import (
     BY_FILE,
@@ -22,7 +23,7 @@ from tests.faults.provider_rows import (
     until,
 )
 from tests.faults.worker import Worker
-from tests.stack import Requests, Stack
+from tests.stack import Stack
 
 pytest_plugins = ("tests.faults.provider_fixtures",)
 

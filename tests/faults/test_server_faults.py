@@ -16,6 +16,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from carpool.states import Outcome
+from tests.clients import CHAT
 from tests.faults.load import (
     Load,
     Stored,
@@ -27,7 +28,7 @@ from tests.faults.load import (
     settled,
 )
 from tests.faults.processes import dead, killed
-from tests.stack import CHAT, WAIT_SECONDS, Stack, eventually, stack_in_temporary_directory
+from tests.stack import WAIT_SECONDS, Stack, eventually, stack_in_temporary_directory
 
 PACE = {"CARPOOL_SIMULATED_FIRST_TOKEN_MS": "200", "CARPOOL_SIMULATED_TOKEN_MS": "10"}
 CLIENTS = 32

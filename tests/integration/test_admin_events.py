@@ -15,7 +15,8 @@ import pytest
 from api.admin_watch import MOST_WATCHERS
 from carpool.ids import new_id
 from db.keys import create_key, revoke_key
-from tests.stack import CHAT, Json, Stack, eventually, stack_in_temporary_directory
+from tests.clients import CHAT
+from tests.stack import Json, Stack, eventually, stack_in_temporary_directory
 
 WAIT_SECONDS = 60.0
 STALL_SECONDS = 5

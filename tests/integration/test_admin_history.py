@@ -20,7 +20,8 @@ from db.activity import (
 )
 from db.batch_sweep import FOLD
 from db.history import Recorder, fold_histories
-from tests.stack import CHAT, Json, Stack, eventually
+from tests.clients import CHAT
+from tests.stack import Json, Stack, eventually
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench

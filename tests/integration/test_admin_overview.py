@@ -18,8 +18,9 @@ from db.overview import MOST_QUEUES, OverviewReader, rest_of
 from db.routes import read_routing, set_route
 from db.runs import beat_run, end_run, set_accepting
 from db.submit import submit
+from tests.clients import CHAT
 from tests.integration.sweeping import sweep_now
-from tests.stack import CHAT, Json, Stack, eventually
+from tests.stack import Json, Stack, eventually
 
 if TYPE_CHECKING:
     from tests.integration.db_fixtures import Bench

@@ -6,7 +6,8 @@ from carpool.ids import new_id, public_id
 from db.keys import NewKey
 from tests.admin import Admin
 from tests.batches import Batches, lines
-from tests.stack import CHAT, FOREVER, MODEL, Json, Requests, Stack, eventually
+from tests.clients import CHAT, FOREVER, Requests
+from tests.stack import MODEL, Json, Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from db.keys import NewKey, create_key, hash_of, revoke_key
-from tests.stack import CHAT, Json, Stack
+from tests.clients import CHAT
+from tests.stack import Json, Stack
 
 pytestmark = pytest.mark.usefixtures("quiet")
 PATH = "/admin/v1/session"

@@ -9,15 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.stack import (
-    CHAT,
-    FOREVER,
-    Json,
-    Requests,
-    Stack,
-    eventually,
-    stack_in_temporary_directory,
-)
+from tests.clients import CHAT, FOREVER, Requests
+from tests.stack import Json, Stack, eventually, stack_in_temporary_directory
 
 SETTINGS = {"CARPOOL_DRAIN_SECONDS": "60", "CARPOOL_POLL_SECONDS": "10"}
 """No drain here ends by its time, and what only a poll finds is found too late."""

@@ -10,7 +10,8 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI, UnprocessableEntityError
 
 from db.keys import NewKey
-from tests.stack import CHAT, Json, Requests, Stack, Stock
+from tests.clients import CHAT, Requests, Stock
+from tests.stack import Json, Stack
 
 LONG = CHAT | {"messages": [{"role": "user", "content": "word " * 9000}]}
 

@@ -7,7 +7,8 @@ import pytest
 from openai import BadRequestError
 
 from tests.batches import URL, Batches, Json, lines
-from tests.stack import Stack, Stock, eventually
+from tests.clients import Stock
+from tests.stack import Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from tests.batches import URL, Batches, Json, jsonl, line, lines
-from tests.stack import FOREVER, Stack, eventually, stack_in_temporary_directory
+from tests.clients import FOREVER
+from tests.stack import Stack, eventually, stack_in_temporary_directory
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -10,7 +10,8 @@ from openai.types import Batch
 from openai.types.chat import ChatCompletion
 
 from tests.batches import URL, Batches, Json, jsonl, line, lines
-from tests.stack import FOREVER, Stack, Stock, eventually
+from tests.clients import FOREVER, Stock
+from tests.stack import Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

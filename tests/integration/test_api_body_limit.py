@@ -9,7 +9,8 @@ import pytest
 from openai import APIStatusError, AuthenticationError
 
 from db.keys import NewKey
-from tests.stack import CHAT, Requests, Stack, Stock, chat_head
+from tests.clients import CHAT, Requests, Stock, chat_head
+from tests.stack import Stack
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

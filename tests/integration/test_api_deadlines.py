@@ -9,15 +9,9 @@ import httpx
 import pytest
 
 from tests.batches import Batches, line
+from tests.clients import CHAT, Requests
 from tests.double.launch import Double, serving
-from tests.stack import (
-    CHAT,
-    Json,
-    Requests,
-    Stack,
-    eventually,
-    stack_in_temporary_directory,
-)
+from tests.stack import Json, Stack, eventually, stack_in_temporary_directory
 
 PATH = "/v1/chat/completions"
 MOST_ATTEMPTS = 2

@@ -13,7 +13,8 @@ from openai.types import FileObject
 
 from db.keys import NewKey
 from tests.batches import jsonl, line
-from tests.stack import Requests, Stack, Stock, eventually
+from tests.clients import Requests, Stock
+from tests.stack import Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -11,7 +11,8 @@ import pytest
 
 from carpool.ids import parse_public_id
 from db.keys import NewKey
-from tests.stack import CHAT, FOREVER, Requests, Stack, chat_head, eventually
+from tests.clients import CHAT, FOREVER, Requests, chat_head
+from tests.stack import Stack, eventually
 
 ENDLESS = CHAT | {
     "stream": True,

@@ -13,7 +13,8 @@ from openai import BadRequestError, ConflictError, UnprocessableEntityError
 from openai.types.chat import ChatCompletion
 
 from carpool.ids import parse_public_id
-from tests.stack import CHAT, FOREVER, Requests, Stack, Stock, eventually
+from tests.clients import CHAT, FOREVER, Requests, Stock
+from tests.stack import Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

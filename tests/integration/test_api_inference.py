@@ -12,7 +12,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from carpool.notices import MAX_INLINE_BYTES
 from db.keys import NewKey
-from tests.stack import Stack, Stock, eventually
+from tests.clients import Stock
+from tests.stack import Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -7,7 +7,8 @@ from openai import APIStatusError, AsyncOpenAI, AuthenticationError, OpenAI
 
 from api.auth import REMEMBER_SECONDS
 from db.keys import hash_of, revoke_key
-from tests.stack import CHAT, Stack, eventually
+from tests.clients import CHAT
+from tests.stack import Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

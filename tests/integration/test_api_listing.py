@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from tests.clients import FOREVER, Requests
 from tests.integration.test_api_requests import check
-from tests.stack import FOREVER, Requests, Stack
+from tests.stack import Stack
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

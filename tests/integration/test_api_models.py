@@ -6,7 +6,8 @@ import pytest
 from openai import NotFoundError
 
 from db.routes import delete_route
-from tests.stack import Stack, Stock, eventually
+from tests.clients import Stock
+from tests.stack import Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -18,7 +18,8 @@ from db.database import Database
 from db.group import GroupCommit
 from db.keys import NewKey
 from db.submit import Submission, submit
-from tests.stack import CHAT, Json, Requests, Stack, chat_head, eventually
+from tests.clients import CHAT, Requests, chat_head
+from tests.stack import Json, Stack, eventually
 
 GOOD = 200
 TURNS = 20

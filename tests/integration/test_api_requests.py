@@ -12,7 +12,8 @@ from openai.types.chat import ChatCompletion
 
 from carpool.ids import new_id, public_id
 from db.keys import NewKey
-from tests.stack import CHAT, FOREVER, IN_FLIGHT, MODEL, Json, Requests, Stack, Stock, eventually
+from tests.clients import CHAT, FOREVER, Requests, Stock
+from tests.stack import IN_FLIGHT, MODEL, Json, Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -16,7 +16,8 @@ from openai import InternalServerError, Omit
 
 from carpool.ids import parse_public_id
 from db.keys import NewKey
-from tests.stack import CHAT, FOREVER, MODEL, Json, Requests, Stack, Stock, eventually
+from tests.clients import CHAT, FOREVER, Requests, Stock
+from tests.stack import MODEL, Json, Stack, eventually
 
 SIDING = "siding"
 """A model whose requests wait until its route is opened."""

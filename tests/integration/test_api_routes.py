@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.stack import CHAT, Json, Stack, eventually, stack_in_temporary_directory
+from tests.clients import CHAT
+from tests.stack import Json, Stack, eventually, stack_in_temporary_directory
 
 CONFIG = """
 [backends.own]

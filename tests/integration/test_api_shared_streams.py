@@ -17,9 +17,10 @@ from carpool.states import Outcome
 from cli.port import free_port
 from db.keys import NewKey
 from db.routes import set_route
+from tests.clients import CHAT, Requests
 from tests.double.launch import Double
 from tests.faults.processes import killed, late, stopped
-from tests.stack import CHAT, Json, Requests, Stack, eventually, stack_in_temporary_directory
+from tests.stack import Json, Stack, eventually, stack_in_temporary_directory
 
 CONFIG = """
 [backends.provider]

@@ -13,8 +13,9 @@ from carpool.routing import Leg, Route
 from db.keys import NewKey
 from db.routes import set_route
 from tests.batches import Batches, line
+from tests.clients import CHAT
 from tests.double.launch import Double
-from tests.stack import CHAT, Json, Stack, eventually, stack_in_temporary_directory
+from tests.stack import Json, Stack, eventually, stack_in_temporary_directory
 
 CONFIG = """
 [backends.provider]

@@ -12,7 +12,8 @@ from openai.types import Upload
 from openai.types.uploads import UploadPart
 
 from tests.batches import jsonl, line
-from tests.stack import Requests, Stack, Stock, eventually
+from tests.clients import Requests, Stock
+from tests.stack import Stack, eventually
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

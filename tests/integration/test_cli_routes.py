@@ -8,14 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import (
-    CARPOOL,
-    CHAT,
-    Stack,
-    clean_environment,
-    eventually,
-    stack_in_temporary_directory,
-)
+from tests.clients import CHAT
+from tests.stack import CARPOOL, Stack, clean_environment, eventually, stack_in_temporary_directory
 
 CONFIG = """
 [backends.own]

@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.stack import CARPOOL, CHAT, Stack, clean_environment
+from tests.clients import CHAT
+from tests.stack import CARPOOL, Stack, clean_environment
 
 SHOW_CURSOR = b"\x1b[?25h"
 LEAVE_SCREEN = b"\x1b[?1049l"

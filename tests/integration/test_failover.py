@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.clients import CHAT
 from tests.double.launch import Double, serving
-from tests.stack import CHAT, Json, Stack, eventually, stack_in_temporary_directory
+from tests.stack import Json, Stack, eventually, stack_in_temporary_directory
 from workers.breaker import PAUSE_SECONDS
 
 CONFIG = """

@@ -14,18 +14,10 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
+from tests.clients import CHAT, Requests
 from tests.double.launch import Double
 from tests.integration.cloud import CLOUD, PATH, PATIENT, cloud
-from tests.stack import (
-    CHAT,
-    MODEL,
-    READY_LINE,
-    Json,
-    Requests,
-    Stack,
-    eventually,
-    stack_in_temporary_directory,
-)
+from tests.stack import MODEL, READY_LINE, Json, Stack, eventually, stack_in_temporary_directory
 
 MARKER = "planted"
 PROVIDER_KEY = f"sk-{MARKER}-provider-key"

@@ -16,19 +16,11 @@ from api.queue_families import ALWAYS, FAMILIES, OF_COUNT, OF_STANDING
 from api.queue_metrics import FRESH_SECONDS, QueueMetrics
 from db.database import Database
 from tests.batches import jsonl, line
+from tests.clients import CHAT, FOREVER, Requests
 from tests.faults.processes import dead
 from tests.faults.test_server_faults import frozen
 from tests.figures import Scrape, doors, scrape
-from tests.stack import (
-    CARPOOL,
-    CHAT,
-    FOREVER,
-    MODEL,
-    Requests,
-    Stack,
-    eventually,
-    stack_in_temporary_directory,
-)
+from tests.stack import CARPOOL, MODEL, Stack, eventually, stack_in_temporary_directory
 from tests.unit.test_metrics_table import table
 
 COUNT_SECONDS = 120.0

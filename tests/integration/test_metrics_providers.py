@@ -8,9 +8,10 @@ import pytest_asyncio
 from openai import BadRequestError
 
 from tests.batches import Batches, lines
+from tests.clients import CHAT
 from tests.double.launch import Double, serving
 from tests.figures import Scrape, doors, scrape
-from tests.stack import CHAT, Stack, eventually, stack_in_temporary_directory
+from tests.stack import Stack, eventually, stack_in_temporary_directory
 
 LIVE, PATIENT = "live", "patient"
 UPSTREAM = "gpt-6-luna"

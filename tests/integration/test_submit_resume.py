@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from openai import OpenAI
 
+from tests.clients import FOREVER
 from tests.integration.relay import Answer, relaying
 from tests.integration.work import (
     ASK,
@@ -23,7 +24,7 @@ from tests.integration.work import (
     request,
     wait_for,
 )
-from tests.stack import FOREVER, Stack
+from tests.stack import Stack
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys

@@ -13,18 +13,11 @@ import httpx
 import pytest
 
 from carpool import span_attributes as names
+from tests.clients import CHAT, Requests
 from tests.double.launch import Double
 from tests.integration.cloud import CLOUD, PATH, PATIENT, UPSTREAM, cloud
 from tests.otlp import Receiver, Span, receiving
-from tests.stack import (
-    CHAT,
-    MODEL,
-    Json,
-    Requests,
-    Stack,
-    eventually,
-    stack_in_temporary_directory,
-)
+from tests.stack import MODEL, Json, Stack, eventually, stack_in_temporary_directory
 
 PROVIDER_KEY = "sk-planted-provider"
 SECRET = "planted-prompt-7f3a"

@@ -11,8 +11,9 @@ import pytest_asyncio
 from openai import RateLimitError
 
 from carpool.ids import parse_public_id
+from tests.clients import CHAT, Requests
 from tests.double.launch import Double, serving
-from tests.stack import CHAT, Json, Requests, Stack, eventually, stack_in_temporary_directory
+from tests.stack import Json, Stack, eventually, stack_in_temporary_directory
 
 MODEL = "cloudy"
 PATH = "/v1/chat/completions"

@@ -9,8 +9,9 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
+from tests.clients import CHAT, Requests
 from tests.double.launch import Double
-from tests.stack import CHAT, Requests, Stack, eventually, stack_in_temporary_directory
+from tests.stack import Stack, eventually, stack_in_temporary_directory
 
 LIMITED, FLOWING = "gpt-6-astra", "gpt-6-luna"
 PATH = "/v1/chat/completions"

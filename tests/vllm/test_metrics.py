@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients import CHAT
 from tests.figures import Scrape, doors, scrape
-from tests.stack import CHAT, Stack, eventually
+from tests.stack import Stack, eventually
 from tests.vllm.conftest import served
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200), pytest.mark.usefixtures("quiet")]

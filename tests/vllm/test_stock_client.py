@@ -13,7 +13,8 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from db.keys import NewKey
-from tests.stack import Json, Requests, Stack, Stock
+from tests.clients import Requests, Stock
+from tests.stack import Json, Stack
 from tests.vllm.conftest import served
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200), pytest.mark.usefixtures("quiet")]
