@@ -45,7 +45,7 @@ TIMEOUT_SECONDS = 20.0
 """Of a call: what is late is dropped, which is not to be by a machine that is slow."""
 WAIT_SECONDS = 30.0
 STEPS = 40
-"""Of the event loop: more than a publication takes."""
+"""Of the event loop: more than a publication, or the way to a subscription, takes."""
 Make = Callable[[], Doorbell]
 
 
@@ -294,16 +294,21 @@ async def test_a_listener_is_connected_once_its_subscription_is_confirmed() -> N
         shutil.rmtree(directory)
 
 
-async def test_it_ends_wherever_it_stands_in_a_publication(valkey: Make) -> None:
+@pytest.mark.parametrize("listens", [False, True], ids=["serves", "listens"])
+async def test_it_ends_wherever_it_is_cancelled(valkey: Make, listens: bool) -> None:
     """redis-py's own time limit swallows a cancellation of the moment in which a write is done."""
     for steps in range(STEPS):
         door = valkey()
-        await door.publish({CHANGED_CHANNEL: []})
-        serving = asyncio.create_task(door.serve())
-        door.announce(CHANGED_CHANNEL)
+        ear = Ear()
+        if listens:
+            loop = asyncio.create_task(door.listen((CHANGED_CHANNEL,), ear.hear, ear.connect))
+        else:
+            await door.publish({CHANGED_CHANNEL: []})
+            loop = asyncio.create_task(door.serve())
+            door.announce(CHANGED_CHANNEL)
         for _ in range(steps):
             await asyncio.sleep(0)
-        serving.cancel()
-        ended, _ = await asyncio.wait({serving}, timeout=WAIT_SECONDS)
+        loop.cancel()
+        ended, _ = await asyncio.wait({loop}, timeout=WAIT_SECONDS)
         assert ended, steps
         await door.close()
