@@ -75,6 +75,12 @@ async def team(stack: Stack, request: pytest.FixtureRequest) -> NewKey:
 
 
 @pytest.fixture
+async def strangers(stack: Stack, request: pytest.FixtureRequest) -> NewKey:
+    """The key of another such team."""
+    return await stack.new_key(f"strangers to {request.node.nodeid}")
+
+
+@pytest.fixture
 def client(stack: Stack, team: NewKey) -> Iterator[OpenAI]:
     """A stock client of that team that does not retry."""
     with stack.client(api_key=team.secret) as opened:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from openai.types import Batch
 
+from db.keys import NewKey
 from tests.batches import URL, Batches, Json, jsonl, line, lines
 from tests.stack import Stack
 
@@ -85,9 +86,8 @@ async def test_many_errors_are_reported_up_to_a_number(batches: Batches) -> None
     assert [error["line"] for error in batch["errors"]["data"]] == list(range(2, 102))
 
 
-async def test_a_file_that_is_not_there(batches: Batches, stack: Stack) -> None:
-    other = await stack.new_key("strangers to batches")
-    async with stack.http(other.secret) as http:
+async def test_a_file_that_is_not_there(batches: Batches, stack: Stack, strangers: NewKey) -> None:
+    async with stack.http(strangers.secret) as http:
         foreign = await Batches(http).upload(lines(1))
     wrong = await batches.upload(b"any", purpose="user_data")
     deleted = await batches.upload(lines(1))

@@ -9,6 +9,7 @@ from openai import ConflictError, NotFoundError
 from openai.types import Batch
 from openai.types.chat import ChatCompletion
 
+from db.keys import NewKey
 from tests.batches import URL, Batches, Json, jsonl, line, lines
 from tests.clients import FOREVER, Stock
 from tests.stack import Stack, eventually
@@ -102,10 +103,9 @@ async def test_the_other_endpoints(batches: Batches, endpoint: str, body: Json) 
     assert output["response"]["body"]["object"] in ("text_completion", "list")
 
 
-async def test_a_batch_is_its_teams(stack: Stack, batches: Batches) -> None:
+async def test_a_batch_is_its_teams(stack: Stack, batches: Batches, strangers: NewKey) -> None:
     batch = await batches.run(lines(1))
-    other = await stack.new_key("strangers to a batch")
-    async with stack.http(other.secret) as http:
+    async with stack.http(strangers.secret) as http:
         for method, path in (
             ("GET", ""),
             ("POST", "/cancel"),

@@ -268,10 +268,9 @@ async def test_a_list_that_cannot_be(requests: Requests, query: str, status: int
     assert (await requests.http.get(f"/files?{query}")).status_code == status
 
 
-async def test_a_file_is_its_teams(stack: Stack, stock: Stock) -> None:
+async def test_a_file_is_its_teams(stack: Stack, stock: Stock, strangers: NewKey) -> None:
     made = await stock(lambda c: c.files.create(file=b"any", purpose="evals"))
-    other = await stack.new_key("strangers to files")
-    async with stack.http(other.secret) as http:
+    async with stack.http(strangers.secret) as http:
         for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content")):
             answer = await http.request(method, f"/files/{made.id}{path}")
             assert answer.status_code == 404

@@ -13,6 +13,7 @@ from openai import BadRequestError, ConflictError, UnprocessableEntityError
 from openai.types.chat import ChatCompletion
 
 from carpool.ids import parse_public_id
+from db.keys import NewKey
 from tests.clients import CHAT, FOREVER, Requests, Stock
 from tests.stack import Stack, eventually
 
@@ -82,15 +83,16 @@ async def test_another_body_is_refused_for_good(stock: Stock) -> None:
     assert len(listed["data"]) == 1
 
 
-async def test_a_key_is_its_teams_and_its_paths(stack: Stack, requests: Requests) -> None:
+async def test_a_key_is_its_teams_and_its_paths(
+    stack: Stack, requests: Requests, strangers: NewKey
+) -> None:
     await _ask(requests, "k")
     text = await requests.http.post(
         "/completions", json=CHAT | {"prompt": "Hello"}, headers=keyed("k")
     )
     assert text.status_code == 200
     assert len(await requests.ids()) == 2
-    other = await stack.new_key("strangers")
-    async with stack.http(other.secret) as http:
+    async with stack.http(strangers.secret) as http:
         answer = await _ask(Requests(http), "k", n=2)
     assert answer.status_code == 200
 

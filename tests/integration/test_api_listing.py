@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from db.keys import NewKey
 from tests.clients import FOREVER, Requests
 from tests.integration.test_api_requests import check
 from tests.stack import Stack
@@ -104,9 +105,10 @@ async def test_a_model_that_cannot_be_has_no_requests(requests: Requests, model:
     assert answer.json()["data"] == []
 
 
-async def test_a_cursor_of_another_team_is_only_a_moment(stack: Stack, requests: Requests) -> None:
+async def test_a_cursor_of_another_team_is_only_a_moment(
+    stack: Stack, requests: Requests, strangers: NewKey
+) -> None:
     mine = (await requests.leave())["id"]
-    other = await stack.new_key("strangers")
-    async with stack.http(other.secret) as http:
+    async with stack.http(strangers.secret) as http:
         theirs = (await Requests(http).leave())["id"]
     assert await requests.ids(after=theirs) == [mine]

@@ -231,11 +231,12 @@ async def test_attempts_are_counted(requests: Requests) -> None:
     assert (found["status"], found["attempts"]) == ("completed", 2)
 
 
-async def test_a_request_of_another_team_is_not_there(stack: Stack, requests: Requests) -> None:
+async def test_a_request_of_another_team_is_not_there(
+    stack: Stack, requests: Requests, strangers: NewKey
+) -> None:
     left = await requests.leave(**FOREVER)
     await requests.until(left["id"], "in_progress")
-    other = await stack.new_key("strangers to all")
-    async with stack.http(other.secret) as http:
+    async with stack.http(strangers.secret) as http:
         for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
             answer = await http.request(method, f"/requests/{left['id']}{path}")
             assert answer.status_code == 404

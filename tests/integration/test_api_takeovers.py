@@ -8,6 +8,7 @@ import asyncio
 import msgspec
 import pytest
 
+from db.keys import NewKey
 from tests.clients import CHAT, FOREVER, Requests
 from tests.integration.retrying import (
     ATTENDED,
@@ -140,12 +141,13 @@ async def test_a_request_that_has_its_client_is_not_taken_from_it(
     assert await stack.value(REATTACHED, uuid_of(identifier)) == 0
 
 
-async def test_a_retry_is_of_the_same_team_path_and_body(stack: Stack, requests: Requests) -> None:
+async def test_a_retry_is_of_the_same_team_path_and_body(
+    stack: Stack, requests: Requests, strangers: NewKey
+) -> None:
     body = {"carpool_simulate": {"milliseconds_per_token": 1}, "prompt": "Who?"}
     identifier = await hang_up(stack, requests, FOREVER | {"prompt": "Who?"}, retry=0)
-    other = await stack.new_key("strangers")
     forever = CHAT | FOREVER | {"prompt": "Who?"}
-    async with stack.http(other.secret) as http:
+    async with stack.http(strangers.secret) as http:
         theirs = asyncio.create_task(send(Requests(http), forever, 1))
         [stored] = await eventually(Requests(http).ids)
         await Requests(http).cancel(stored)

@@ -11,6 +11,7 @@ from openai import BadRequestError, NotFoundError
 from openai.types import Upload
 from openai.types.uploads import UploadPart
 
+from db.keys import NewKey
 from tests.batches import jsonl, line
 from tests.clients import Requests, Stock
 from tests.stack import Stack, eventually
@@ -370,12 +371,11 @@ async def test_a_part_that_stalls_is_cut_off(hasty_stack: Stack) -> None:
     assert [await hasty_stack.value(ROWS, identifier, state) for state in (0, 1)] == [0, 0]
 
 
-async def test_an_upload_is_its_teams(stack: Stack, stock: Stock) -> None:
+async def test_an_upload_is_its_teams(stack: Stack, stock: Stock, strangers: NewKey) -> None:
     upload = await begun(stock, bytes=len(ONE))
     [part] = await sent(stock, upload, ONE)
-    other = await stack.new_key("strangers to uploads")
     path = f"/uploads/{upload.id}"
-    async with stack.http(other.secret) as http:
+    async with stack.http(strangers.secret) as http:
         for answer in (
             await http.post(f"{path}/parts", files={"data": b"x"}),
             await http.post(f"{path}/complete", json={"part_ids": [part]}),
