@@ -4,13 +4,15 @@ import asyncio
 from types import TracebackType
 
 LOOKS = 4
+"""Of how many parts a limit is."""
 
 
 class Patience:
     """`asyncio.timeout`, but that time in which this process itself stood still hardly counts.
 
     A process that its host has stopped finds, as it goes on, each of its limits over and unread
-    what came meanwhile. So a limit is of several parts, and one that ran out at once is but one.
+    what came meanwhile. So a limit of ``seconds`` is of `LOOKS` parts, of which a standstill uses
+    up one. Raises TimeoutError at its end, as that does.
     """
 
     __slots__ = ("_left", "_limit", "_part_seconds", "_timer")
@@ -31,7 +33,7 @@ class Patience:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Raise TimeoutError where the limit was over."""
+        """Count no longer."""
         self._timer.cancel()
         await self._limit.__aexit__(exc_type, error, traceback)
 

@@ -11,6 +11,7 @@ import structlog
 from carpool.log import cause
 
 AGAIN_SECONDS = 2.0
+"""Longer than a loop takes to close its connections once it is cancelled."""
 log = structlog.get_logger()
 
 

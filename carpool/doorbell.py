@@ -143,7 +143,8 @@ class Doorbell:
     async def _hear(self, pubsub: PubSub, heard: Heard) -> None:
         silent = 0
         while True:
-            message = await pubsub.get_message(timeout=PING_SECONDS)
+            async with asyncio.timeout(PING_SECONDS + self._timeout):  # it may connect again
+                message = await pubsub.get_message(timeout=PING_SECONDS)
             if message is None:
                 silent += 1
                 if silent > 1:

@@ -294,6 +294,47 @@ async def test_a_listener_is_connected_once_its_subscription_is_confirmed() -> N
         shutil.rmtree(directory)
 
 
+async def test_a_listener_that_comes_back_to_a_redis_that_does_not_answer_gives_it_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is let in and told nothing; once Redis answers, ``connected`` says so."""
+    monkeypatch.setattr(doorbell, "RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr(doorbell, "PING_SECONDS", 0.1)
+    directory = Path(tempfile.mkdtemp(prefix="carpool-"))
+    answers, callers = asyncio.Event(), set[asyncio.StreamWriter]()
+    answers.set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    try:
+        async with embedded_valkey(directory / "valkey") as url:
+
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                callers.add(writer)
+                await answers.wait()
+                there = await asyncio.open_unix_connection(url.removeprefix("unix://"))
+                await asyncio.gather(carry(reader, there[1]), carry(there[0], writer))
+
+            relay = directory / "relay.sock"
+            async with await asyncio.start_unix_server(serve, relay):
+                ear, bell = Ear(), Doorbell(f"unix://{relay}", timeout_seconds=0.5)
+                async with working(bell, bell.listen((CHANGED_CHANNEL,), ear.hear, ear.connect)):
+                    await asyncio.wait_for(ear.connected.wait(), WAIT_SECONDS)
+                    ear.connected.clear()
+                    answers.clear()
+                    for caller in list(callers):
+                        caller.close()
+                    await until(lambda: not bell.healthy)
+                    answers.set()
+                    await asyncio.wait_for(ear.connected.wait(), WAIT_SECONDS)
+                    assert bell.healthy
+    finally:
+        shutil.rmtree(directory)
+
+
 @pytest.mark.parametrize("listens", [False, True], ids=["serves", "listens"])
 async def test_it_ends_wherever_it_is_cancelled(valkey: Make, listens: bool) -> None:
     """redis-py's own time limit swallows a cancellation of the moment in which a write is done."""
