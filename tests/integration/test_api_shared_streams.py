@@ -20,7 +20,7 @@ from tests.integration.shared_streams import (
 )
 from tests.stack import Json, Stack, eventually
 
-pytest_plugins = ("tests.integration.shared_streams_fixtures",)
+pytest_plugins = ("tests.integration.sharing_fixtures",)
 
 
 async def test_who_joins_late_reads_all_chunks_from_the_first_on(

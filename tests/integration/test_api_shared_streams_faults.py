@@ -22,7 +22,7 @@ from tests.integration.shared_streams import (
 )
 from tests.stack import Stack
 
-pytest_plugins = ("tests.integration.shared_streams_fixtures",)
+pytest_plugins = ("tests.integration.sharing_fixtures",)
 RETRY = {"x-stainless-retry-count": "1"}
 WORKER = "worker provider-1"
 CUT = 5

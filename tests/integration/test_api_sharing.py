@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,70 +13,12 @@ from db.routes import set_route
 from tests.batches import Batches, line
 from tests.clients import CHAT
 from tests.double.launch import Double
-from tests.stack import Json, Stack, eventually, stack_in_temporary_directory
+from tests.stack import Json, Stack, eventually
 
-CONFIG = """
-[backends.provider]
-kind = "openai"
-base_url = "{url}"
-models = []
-
-[models.house]
-backends = ["provider"]
-upstream = "gpt-6-luna"
-
-[models.kept]
-backends = ["provider"]
-upstream = "gpt-6-luna"
-cache_seconds = 600
-
-[[models.later.legs]]
-backend = "provider"
-after_seconds = 86400
-
-[[prices]]
-model = "gpt-6-luna"
-since = 2026-01-01
-input = 0.10
-output = 0.50
-"""
+pytest_plugins = ("tests.integration.sharing_fixtures",)
 PATH = "/v1/chat/completions"
 MANY = 32
 FOLLOWING = "select count(*) from queue where leader is not null"
-
-
-@pytest.fixture(scope="module")
-def provider_url() -> Iterator[str]:
-    from tests.double.launch import serving
-
-    with serving() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def sharing(provider_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack whose one backend is the provider double."""
-    config: Path = tmp_path_factory.mktemp("sharing") / "carpool.toml"
-    config.write_text(CONFIG.format(url=provider_url))
-    with stack_in_temporary_directory(options=("--config", str(config))) as stack:
-        yield stack
-
-
-@pytest.fixture
-async def double(provider_url: str) -> AsyncIterator[Double]:
-    async with Double(url=provider_url) as attached:
-        yield attached
-
-
-@pytest.fixture
-async def key(sharing: Stack, request: pytest.FixtureRequest) -> NewKey:
-    return await sharing.new_key(request.node.nodeid)
-
-
-@pytest.fixture
-async def http(sharing: Stack, key: NewKey) -> AsyncIterator[httpx.AsyncClient]:
-    async with sharing.http(key.secret) as client:
-        yield client
 
 
 def body(**fields: Any) -> Json:

@@ -1,4 +1,4 @@
-"""A stack whose provider is the double."""
+"""A stack whose provider is the double, where identical requests are computed once."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,6 +22,11 @@ kind = "simulated"
 backends = ["provider"]
 upstream = "gpt-6-luna"
 
+[models.kept]
+backends = ["provider"]
+upstream = "gpt-6-luna"
+cache_seconds = 600
+
 [models.slow]
 backends = ["own"]
 upstream = "simulated"
@@ -29,12 +34,18 @@ upstream = "simulated"
 [[models.later.legs]]
 backend = "provider"
 after_seconds = 86400
+
+[[prices]]
+model = "gpt-6-luna"
+since = 2026-01-01
+input = 0.10
+output = 0.50
 """
 
 
 @pytest.fixture(scope="module")
 def config(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tmp_path_factory.mktemp("shared") / "carpool.toml"
+    path: Path = tmp_path_factory.mktemp("sharing") / "carpool.toml"
     path.write_text(CONFIG.format(url=served))
     return path
 
